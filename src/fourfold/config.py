@@ -1,0 +1,445 @@
+"""What one run is: its typed configuration, and the checks that need no data, no device and no torch.
+
+Types live here and nowhere else; values live in ``conf/*.yaml`` and nowhere else. The same dataclasses are the schema that
+Hydra composes against (every misspelt key or wrong type is refused while composing) and the plain objects that the rest of
+the package receives.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+TASKS = ("classification", "multilabel", "regression")
+MODEL_SOURCES = ("torchvision", "timm", "hf_hub", "torch_hub", "micro_resnet", "target")
+DATASET_SOURCES = ("torchvision", "fake", "image_folder", "csv", "huggingface", "generated", "target")
+TRAINABLE = ("head", "last_blocks", "all", "norm", "bias", "all_but_embedding")
+NORM_STATS = ("follow", "frozen")
+SCHEDULES = ("constant", "cosine", "step", "plateau")
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+LOSSES = ("auto", "cross_entropy", "focal", "bce", "mse")
+CLASS_WEIGHTS = ("none", "balanced")
+SAMPLERS = ("random", "sequential", "weighted", "subset")
+COLLATES = ("stack", "pad", "resize")
+AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+SIZES = ("small", "large")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run, told in one sentence: the key, the value, what is allowed, the cure."""
+
+
+# `Optional[...]` and `Union[...]` are spelt out because OmegaConf 2.3 does not read `X | Y` in structured configs.
+
+
+@dataclass
+class LoaderConfig:
+    """How images reach the loop. Nothing here changes which images are seen, except `sampler` and `drop_last`."""
+
+    sampler: str  # one of SAMPLERS
+    subset: Optional[list[int]]  # positions in the training manifest, for sampler=subset
+    collate: str  # one of COLLATES
+    drop_last: bool
+    num_workers: int
+    pin_memory: bool
+    persistent_workers: bool
+
+
+@dataclass
+class DatasetConfig:
+    """Which images, which of them, and how they are split."""
+
+    name: str
+    source: str  # one of DATASET_SOURCES
+    _target_: Optional[str]  # dotted path of the user's own builder, for source=target
+    kwargs: dict[str, Any]  # handed to the source
+    root: str  # where downloads and folders live
+    download: bool
+    task: str  # one of TASKS
+    in_chans: int  # channels that reach the model (grey images are repeated)
+    train_size: Optional[int]  # images in all, stratified
+    fraction: Optional[float]  # share of the training images, stratified
+    shots: Optional[int]  # images per class, exactly
+    val_fraction: float  # cut from train where the dataset brings no val split
+    val_size: Optional[int]  # as val_fraction, in images; wins over it
+    test_fraction: float  # cut where the dataset brings no test split
+    test_size: Optional[int]  # cap on the test images; null keeps all
+    split_seed: Optional[int]  # of the split; null follows `seed`
+    loader: LoaderConfig
+
+
+@dataclass
+class ModelConfig:
+    """Which architecture, starting from which weights."""
+
+    name: str
+    source: str  # one of MODEL_SOURCES
+    _target_: Optional[str]  # dotted path of the user's own builder, for source=target
+    kwargs: dict[str, Any]  # handed to the builder
+    weights: Optional[str]  # default | a tag of the source | a file | experiment:NAME | null
+    partial_weights: bool  # accept a checkpoint that does not fill the whole backbone
+    repo: Optional[str]  # torch_hub: owner/name, or a local folder
+    trust: Optional[bool]  # torch_hub: the user's explicit consent to run the repository's code
+    image_size: Optional[int]  # overrides the size of the weights' own preprocessing
+    mean: Optional[list[float]]
+    std: Optional[list[float]]
+    interpolation: Optional[str]
+    crop_pct: Optional[float]
+
+
+@dataclass
+class FreezeConfig:
+    """What learns, as data. See docs/strategies.md."""
+
+    name: str
+    pretrained: bool  # false: the control, random initialisation
+    trainable: str  # one of TRAINABLE; what learns in the last phase
+    blocks: Optional[Union[int, float]]  # for last_blocks: a count, or a fraction of all blocks
+    norm_stats: str  # follow: a norm layer whose own parameters all learn updates its statistics; frozen: none does
+    backbone_lr_mult: float  # learning rate of everything but the head, relative to optimizer.lr
+    layer_decay: float  # each block further from the head learns at this times the rate of the one after it
+    unfreeze_every: Optional[int]  # gradual: epochs between two unfreezing steps, from the head downwards
+    unfreeze_blocks: int  # gradual: blocks per step
+    probe_epochs: Optional[Union[int, float]]  # lp_ft: epochs (or fraction of all) that train the head alone first
+    finetune_lr_mult: float  # lp_ft: multiplies every rate once the probe has ended
+
+
+@dataclass
+class OptimizerConfig:
+    """Handed to timm's optimizer factory."""
+
+    name: str
+    lr: float  # peak learning rate of the head
+    weight_decay: float
+    momentum: float
+    kwargs: dict[str, Any]
+
+
+@dataclass
+class SchedulerConfig:
+    """A factor on every group's own learning rate, as a function of the step (plateau: of the epoch's result)."""
+
+    name: str  # one of SCHEDULES
+    warmup_epochs: float
+    min_factor: float  # the factor at the end (cosine), or the lowest one (step, plateau)
+    milestones: list[float]  # step: fractions of the run at which gamma is applied
+    gamma: float  # step, plateau
+    patience: int  # plateau: validations without gain before gamma is applied
+
+
+@dataclass
+class TransformConfig:
+    """Augmentation of the training images. Evaluation always uses the weights' own preprocessing."""
+
+    name: str
+    augmentation: str  # one of AUGMENTATIONS
+    hflip: bool
+    min_scale: float  # standard and stronger: smallest share of the area that a random crop keeps
+    magnitude: int  # randaugment
+    mixup: float  # alpha; 0 is off
+    cutmix: float  # alpha; 0 is off
+
+
+@dataclass
+class LossConfig:
+    name: str  # one of LOSSES; auto follows dataset.task
+    label_smoothing: float
+    class_weights: str  # one of CLASS_WEIGHTS
+    gamma: float  # focal
+
+
+@dataclass
+class TrainerConfig:
+    """The loop."""
+
+    epochs: int
+    batch_size: int  # images per optimizer step, over all processes and accumulated micro-batches together
+    eval_batch_size: int
+    accumulate: int  # micro-batches per optimizer step
+    val_every: int  # epochs between validations; the last epoch is always validated
+    precision: str  # one of PRECISIONS
+    clip_norm: Optional[float]
+    ema_decay: Optional[float]
+    patience: Optional[int]  # validations without gain before the run stops
+    monitor: str  # auto | a metric of the validation, such as val/acc
+    loss: LossConfig
+    device: str  # one of DEVICES
+    threads: Optional[int]  # torch threads of this process; null leaves torch's choice
+    deterministic: bool
+    channels_last: bool
+    sync_batchnorm: bool  # torchrun only
+    limit_train_batches: Optional[int]
+    limit_eval_batches: Optional[int]
+    overfit: bool  # train and validate on the first batch, unaugmented
+    profile: bool  # write a trace of the first steps
+    progress: bool
+
+
+@dataclass
+class WandbConfig:
+    enabled: bool
+    mode: str  # one of WANDB_MODES
+    project: str
+    entity: Optional[str]
+    tags: list[str]
+    log_model: bool  # upload best.pt as an artifact
+    watch: bool  # histograms of gradients: costs time every 100 steps
+
+
+@dataclass
+class TensorboardConfig:
+    enabled: bool
+
+
+@dataclass
+class CsvConfig:
+    enabled: bool
+
+
+@dataclass
+class LoggerConfig:
+    """Who is told beside metrics.jsonl and result.json, which are always written."""
+
+    name: str
+    wandb: WandbConfig
+    tensorboard: TensorboardConfig
+    csv: CsvConfig
+
+
+@dataclass
+class QuadrantConfig:
+    """The label of the cell of the 2 x 2 rule that this run is meant for. It changes no computation."""
+
+    name: Optional[str]
+    similarity: Optional[str]  # similar | middle | different
+    size: Optional[str]  # one of SIZES
+    textbook: Optional[str]  # the strategy that the textbook would choose here
+
+
+@dataclass
+class SearchConfig:
+    name: str
+
+
+@dataclass
+class DebugConfig:
+    name: Optional[str]
+
+
+@dataclass
+class PathsConfig:
+    outputs: str
+    data: str
+    cache: str
+
+
+@dataclass
+class RunConfig:
+    """One run, whole. `conf/config.yaml` gives every value its default."""
+
+    seed: int
+    study: str  # the folder below paths.outputs that a multirun shares; W&B's group
+    dataset: DatasetConfig
+    model: ModelConfig
+    freeze_strategy: FreezeConfig
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    transform: TransformConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    quadrant: QuadrantConfig
+    search: SearchConfig
+    debug: DebugConfig
+    paths: PathsConfig
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """`, did you mean X?` for the nearest of `allowed`, or an empty string."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def validate(config: RunConfig) -> None:
+    """Refuse what cannot run, before torch, data or device are touched.
+
+    Raises:
+        ConfigError: one sentence with the key, the value, what is allowed, and the cure.
+    """
+    for check in (_check_names, _check_numbers, _check_combinations):
+        check(config)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
+
+
+def _check_names(config: RunConfig) -> None:
+    trainer, loader = config.trainer, config.dataset.loader
+    for key, value, allowed in (
+        ("dataset.source", config.dataset.source, DATASET_SOURCES),
+        ("dataset.task", config.dataset.task, TASKS),
+        ("dataset.loader.sampler", loader.sampler, SAMPLERS),
+        ("dataset.loader.collate", loader.collate, COLLATES),
+        ("model.source", config.model.source, MODEL_SOURCES),
+        ("freeze_strategy.trainable", config.freeze_strategy.trainable, TRAINABLE),
+        ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
+        ("scheduler.name", config.scheduler.name, SCHEDULES),
+        ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
+        ("trainer.precision", trainer.precision, PRECISIONS),
+        ("trainer.device", trainer.device, DEVICES),
+        ("trainer.loss.name", trainer.loss.name, LOSSES),
+        ("trainer.loss.class_weights", trainer.loss.class_weights, CLASS_WEIGHTS),
+        ("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES),
+    ):
+        _one_of(key, value, allowed)
+
+
+def _check_numbers(config: RunConfig) -> None:
+    data, trainer, freeze, schedule = config.dataset, config.trainer, config.freeze_strategy, config.scheduler
+    lowest = {
+        "trainer.epochs": (trainer.epochs, 1),
+        "trainer.batch_size": (trainer.batch_size, 1),
+        "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
+        "trainer.accumulate": (trainer.accumulate, 1),
+        "trainer.val_every": (trainer.val_every, 1),
+        "trainer.patience": (trainer.patience, 1),
+        "trainer.threads": (trainer.threads, 1),
+        "trainer.limit_train_batches": (trainer.limit_train_batches, 1),
+        "trainer.limit_eval_batches": (trainer.limit_eval_batches, 1),
+        "dataset.train_size": (data.train_size, 1),
+        "dataset.shots": (data.shots, 1),
+        "dataset.val_size": (data.val_size, 1),
+        "dataset.test_size": (data.test_size, 1),
+        "dataset.in_chans": (data.in_chans, 1),
+        "dataset.loader.num_workers": (data.loader.num_workers, 0),
+        "freeze_strategy.unfreeze_every": (freeze.unfreeze_every, 1),
+        "freeze_strategy.unfreeze_blocks": (freeze.unfreeze_blocks, 1),
+        "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
+        "scheduler.warmup_epochs": (schedule.warmup_epochs, 0),
+        "scheduler.patience": (schedule.patience, 0),
+        "transform.mixup": (config.transform.mixup, 0),
+        "transform.cutmix": (config.transform.cutmix, 0),
+        "trainer.loss.gamma": (trainer.loss.gamma, 0),
+    }
+    for key, (value, low) in lowest.items():
+        if value is not None and value < low:
+            raise ConfigError(f"{key}={value} is too small: choose {low} or more")
+    positive = {
+        "optimizer.lr": config.optimizer.lr,
+        "trainer.clip_norm": trainer.clip_norm,
+        "freeze_strategy.backbone_lr_mult": freeze.backbone_lr_mult,
+        "freeze_strategy.finetune_lr_mult": freeze.finetune_lr_mult,
+    }
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key}={value} is not a positive number: choose one above 0")
+    fractions = {
+        "dataset.fraction": (data.fraction, "above 0 and at most 1", 0 < (data.fraction or 1) <= 1),
+        "dataset.val_fraction": (data.val_fraction, "above 0 and below 1", 0 < data.val_fraction < 1),
+        "dataset.test_fraction": (data.test_fraction, "above 0 and below 1", 0 < data.test_fraction < 1),
+        "freeze_strategy.layer_decay": (freeze.layer_decay, "above 0 and at most 1", 0 < freeze.layer_decay <= 1),
+        "trainer.ema_decay": (trainer.ema_decay, "between 0 and 1", 0 < (trainer.ema_decay or 0.5) < 1),
+        "trainer.loss.label_smoothing": (
+            trainer.loss.label_smoothing,
+            "from 0 up to, but not, 1",
+            0 <= trainer.loss.label_smoothing < 1,
+        ),
+        "scheduler.min_factor": (schedule.min_factor, "from 0 to 1", 0 <= schedule.min_factor <= 1),
+        "scheduler.gamma": (schedule.gamma, "above 0 and below 1", 0 < schedule.gamma < 1),
+        "transform.min_scale": (config.transform.min_scale, "above 0 and at most 1", 0 < config.transform.min_scale <= 1),
+    }
+    for key, (value, allowed, holds) in fractions.items():
+        if not holds:
+            raise ConfigError(f"{key}={value} is out of range: choose a number {allowed}")
+
+
+def _check_combinations(config: RunConfig) -> None:
+    data, model, trainer, freeze = config.dataset, config.model, config.trainer, config.freeze_strategy
+    sizes = {"train_size": data.train_size, "fraction": data.fraction, "shots": data.shots}
+    given = [f"dataset.{key}={value}" for key, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} both set the number of training images: give one of them")
+    if data.task != "classification" and data.shots is not None:
+        raise ConfigError(f"dataset.shots={data.shots} needs classes, but dataset.task={data.task}: use dataset.train_size")
+    if (data.source == "target") != (data._target_ is not None):
+        raise ConfigError(
+            f"dataset.source={data.source} with dataset._target_={data._target_}: "
+            "a dataset of your own needs dataset.source=target and dataset._target_=package.module.function"
+        )
+    if (model.source == "target") != (model._target_ is not None):
+        raise ConfigError(
+            f"model.source={model.source} with model._target_={model._target_}: "
+            "a model of your own needs model.source=target and model._target_=package.module.function"
+        )
+    if model.source == "hf_hub" and model.name.count("/") != 1:
+        raise ConfigError(f"model.name={model.name} is not a Hub repository: give model.name=owner/repo")
+    if model.source == "torch_hub" and (model.repo is None or model.trust is None):
+        raise ConfigError(
+            f"model=torch_hub with model.repo={model.repo} and model.trust={model.trust}: give model.repo=owner/name, and "
+            "model.trust=true if you have read that repository's code, which will run on this machine"
+        )
+    if model.source == "torch_hub" and not model.trust:
+        raise ConfigError(
+            f"model.trust={str(model.trust).lower()} forbids running the code of {model.repo}: "
+            "give model.trust=true if you have read it, or choose another model"
+        )
+    if trainer.batch_size % trainer.accumulate:
+        raise ConfigError(
+            f"trainer.accumulate={trainer.accumulate} does not divide trainer.batch_size={trainer.batch_size}: "
+            "choose a divisor, since batch_size counts the images of one optimizer step"
+        )
+    loss_of = {"classification": ("cross_entropy", "focal"), "multilabel": ("bce", "focal"), "regression": ("mse",)}
+    if trainer.loss.name != "auto" and trainer.loss.name not in loss_of[data.task]:
+        raise ConfigError(
+            f"trainer.loss.name={trainer.loss.name} does not fit dataset.task={data.task}: "
+            f"choose auto or {' or '.join(loss_of[data.task])}"
+        )
+    if data.task != "classification":
+        for key, value, off in (
+            ("trainer.loss.label_smoothing", trainer.loss.label_smoothing, 0),
+            ("trainer.loss.class_weights", trainer.loss.class_weights, "none"),
+            ("transform.mixup", config.transform.mixup, 0),
+            ("transform.cutmix", config.transform.cutmix, 0),
+        ):
+            if value != off:
+                raise ConfigError(f"{key}={value} needs dataset.task=classification, not {data.task}: set it to {off}")
+        if data.loader.sampler == "weighted":
+            raise ConfigError(f"dataset.loader.sampler=weighted balances classes, but dataset.task={data.task}: use random")
+    if trainer.loss.name == "focal" and (config.transform.mixup or config.transform.cutmix or trainer.loss.label_smoothing):
+        raise ConfigError(
+            "trainer.loss.name=focal takes hard labels only: set transform.mixup, transform.cutmix and "
+            "trainer.loss.label_smoothing to 0, or choose cross_entropy"
+        )
+    if (data.loader.sampler == "subset") != (data.loader.subset is not None):
+        raise ConfigError(
+            f"dataset.loader.sampler={data.loader.sampler} with dataset.loader.subset={data.loader.subset}: "
+            "sampler=subset and a list of positions belong together"
+        )
+    if data.loader.persistent_workers and data.loader.num_workers == 0:
+        raise ConfigError(
+            "dataset.loader.persistent_workers=true needs workers: give dataset.loader.num_workers=1 or more, or set it to false"
+        )
+    if freeze.trainable == "last_blocks" and freeze.blocks is None:
+        raise ConfigError("freeze_strategy.blocks=null, but last_blocks needs a count (2) or a fraction (0.25): give one")
+    if freeze.blocks is not None and freeze.blocks <= 0:
+        raise ConfigError(f"freeze_strategy.blocks={freeze.blocks} trains no block: choose 1 or more, or freeze=classifier_only")
+    if freeze.unfreeze_every is not None and freeze.probe_epochs is not None:
+        raise ConfigError(
+            f"freeze_strategy.unfreeze_every={freeze.unfreeze_every} and freeze_strategy.probe_epochs={freeze.probe_epochs} "
+            "are two different orders of unfreezing: set one of them to null"
+        )
+    if not freeze.pretrained and freeze.trainable != "all":
+        raise ConfigError(
+            f"freeze_strategy.pretrained=false with freeze_strategy.trainable={freeze.trainable} would freeze random weights: "
+            "use trainable=all, or pretrained=true"
+        )
+    if freeze.pretrained and model.weights is None and freeze.trainable != "all":
+        raise ConfigError(
+            f"model.weights=null with freeze={freeze.name} would freeze random weights: "
+            "give model.weights=default or a file, or freeze=from_scratch"
+        )
+    if trainer.precision == "fp16" and trainer.device == "cpu":
+        raise ConfigError("trainer.precision=fp16 needs a GPU, but trainer.device=cpu: choose bf16 or fp32")
