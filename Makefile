@@ -1,0 +1,46 @@
+# Two commands, each enough on a machine with Python 3.11 or newer and make:
+#   make study    install into .venv and run the embedded study (STUDY=name runs another one)
+#   make test     install into .venv and run ruff, mypy and pytest
+# Both share one .venv and install again only after pyproject.toml or constraints.txt has changed.
+
+PYTHON ?= python3
+STUDY ?= quadrants_embedded
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: study test clean
+.DELETE_ON_ERROR:
+
+study: $(VENV)/.study
+	@$(BIN)/fourfold -m experiment=$(STUDY)
+	@echo "Report: $(CURDIR)/outputs/$(STUDY)/report.html"
+
+# One thread per process: PyTorch's threads slow each other down when several processes share the cores.
+test: $(VENV)/.test
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.study: pyproject.toml constraints.txt
+	$(call install,.)
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(call install,.[dev])
+	@touch $(VENV)/.study $@
+
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "Fourfold needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing): name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+@echo "Installing into $(VENV): the first time downloads PyTorch and takes some minutes."
+@$(PYTHON) -m venv $(VENV)
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
+@echo "Installed."
+endef
