@@ -1,0 +1,196 @@
+"""What the runs of a study left on disk, read back: one `Result` for each finished run, one `Unfinished` for every other."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourfold.files import read_json, read_jsonl
+
+RUN_FILES = frozenset({"result.json", "config.json", "metrics.jsonl", "last.pt"})  # any of them makes a folder a run's folder
+
+
+@dataclass(frozen=True)
+class Quadrant:
+    """The label of a cell of the 2 x 2 rule: `similarity` similar | middle | different, `size` small | large."""
+
+    name: str
+    similarity: str | None
+    size: str | None
+    textbook: str | None  # the strategy that the textbook would choose
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as far as a study needs it. Metrics as the run wrote them: fractions are 0 to 1."""
+
+    folder: Path
+    run_id: str
+    study: str
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    task: str
+    dataset: str
+    train_size: str  # in words: "5 per class", "100 images", "10 %", "all"
+    quadrant: Quadrant | None
+    model: str
+    strategy: str
+    pretrained: bool
+    seed: int
+    optimizer: Mapping[str, Any]  # flat, such as {"lr": 0.001, "kwargs.fused": True}
+    val: Mapping[str, float]
+    test: Mapping[str, float]
+    chance: float | None  # accuracy of always answering the most frequent class of the test split
+    epochs: int
+    best_epoch: int
+    seconds: float
+    params_total: int
+    params_trainable: int
+    manifest_hash: str | None
+    test_opened: int
+    proof: tuple[Mapping[str, Any], ...]
+    versions: Mapping[str, str]
+    git_revision: str | None
+    device: str | None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that began and left no valid result: interrupted, failed, or still going on."""
+
+    folder: Path
+    title: str
+    status: str  # interrupted | failed | unreadable
+    reason: str
+
+
+def collect(folder: Path) -> list[Result]:
+    """Every finished run at or below `folder`, ordered by folder name; equal runs (one `run_id`) count once.
+
+    Args:
+        folder: a study's folder, a folder of studies, or a single run's folder.
+
+    Returns:
+        Nothing of what is half-written or failed: see `unfinished`.
+    """
+    found = (read_result(run) for run in run_folders(folder))
+    finished = {result.run_id: result for result in reversed([each for each in found if isinstance(each, Result)])}
+    return sorted(finished.values(), key=lambda result: str(result.folder))
+
+
+def unfinished(folder: Path) -> list[Unfinished]:
+    """Every run at or below `folder` that has no valid `result.json`, ordered by folder name, with what is known of why."""
+    return [each for run in run_folders(folder) if isinstance(each := read_result(run), Unfinished)]
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Folders at or below `folder` that hold a run's files; what lies inside a run is not searched."""
+    for here, folders, files in os.walk(folder):
+        if RUN_FILES.intersection(files):
+            folders.clear()
+            yield Path(here)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ("wandb", "figures"))
+
+
+def read_result(folder: Path) -> Result | Unfinished:
+    """The result of one run's folder, or why there is none. Reads only; never raises because of what the files hold."""
+    path = folder / "result.json"
+    if not path.exists():
+        return _interrupted(folder)
+    try:
+        content = read_json(path)
+        if content["status"] != "finished":
+            reason = str(content.get("error") or f"status {content['status']}")
+            return Unfinished(folder, _title(content.get("config", {}), folder), "failed", reason)
+        return _parse(content, folder)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"result.json cannot be read ({type(error).__name__}: {error})"
+        return Unfinished(folder, folder.name, "unreadable", reason)
+
+
+def _interrupted(folder: Path) -> Unfinished:
+    try:
+        config = read_json(folder / "config.json")
+        title, epochs = _title(config, folder), int(config["trainer"]["epochs"])
+        done = len(read_jsonl(folder / "metrics.jsonl"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return Unfinished(folder, folder.name, "interrupted", "stopped before the first epoch was written")
+    return Unfinished(folder, title, "interrupted", f"{done} of {epochs} epochs done")
+
+
+def _title(config: Mapping[str, Any], folder: Path) -> str:
+    try:
+        return (
+            f"{config['dataset']['name']} · {_train_size(config['dataset'])} · {config['freeze_strategy']['name']} · "
+            f"lr {config['optimizer']['lr']:g} · seed {config['seed']}"
+        )
+    except (KeyError, TypeError, ValueError):
+        return folder.name
+
+
+def _parse(content: Mapping[str, Any], folder: Path) -> Result:
+    config, metrics = content["config"], content["metrics"]
+    return Result(
+        folder=folder,
+        run_id=str(content.get("run_id") or folder.name),
+        study=str(content.get("study") or config.get("study") or folder.parent.name),
+        overrides=tuple(content.get("overrides") or ()),
+        config=config,
+        task=config["dataset"]["task"],
+        dataset=config["dataset"]["name"],
+        train_size=_train_size(config["dataset"]),
+        quadrant=_quadrant(config.get("quadrant")),
+        model=config["model"]["name"],
+        strategy=config["freeze_strategy"]["name"],
+        pretrained=bool(config["freeze_strategy"]["pretrained"]),
+        seed=int(config["seed"]),
+        optimizer=flat(config["optimizer"]),
+        val={name: float(value) for name, value in metrics["val"].items() if value is not None},
+        test={name: float(value) for name, value in metrics["test"].items() if value is not None},
+        chance=_chance(content.get("confusion")),
+        epochs=int(content.get("epochs") or config["trainer"]["epochs"]),
+        best_epoch=int(content.get("best_epoch") or 0),
+        seconds=float(content.get("seconds") or 0.0),
+        params_total=int(content["params"]["total"]),
+        params_trainable=int(content["params"]["trainable"]),
+        manifest_hash=content.get("manifest_hash"),
+        test_opened=int(content.get("test_opened") or 0),
+        proof=tuple(content.get("proof") or ()),
+        versions=dict(content.get("versions") or {}),
+        git_revision=content.get("git_revision"),
+        device=content.get("device"),
+    )
+
+
+def _quadrant(config: Mapping[str, Any] | None) -> Quadrant | None:
+    if not config or not config.get("name"):
+        return None
+    return Quadrant(config["name"], config.get("similarity"), config.get("size"), config.get("textbook"))
+
+
+def _train_size(dataset: Mapping[str, Any]) -> str:
+    if dataset.get("shots") is not None:
+        return f"{dataset['shots']} per class"
+    if dataset.get("train_size") is not None:
+        return f"{dataset['train_size']} images"
+    if dataset.get("fraction") is not None:
+        return f"{100 * dataset['fraction']:g} %"
+    return "all"
+
+
+def _chance(confusion: list[list[int]] | None) -> float | None:
+    rows = [sum(row) for row in confusion or []]  # rows are true classes
+    return max(rows) / sum(rows) if sum(rows) else None
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted keys; lists stay values."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
