@@ -1,0 +1,116 @@
+"""A network as an ordered list of blocks, input side first: the unit in which strategies freeze and thaw."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from timm.models import group_parameters
+from torch import nn
+
+from fourfold.config import ConfigError
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters that are frozen and thawed together, named as in `named_parameters()` and in their order."""
+
+    name: str
+    params: tuple[str, ...]
+
+
+def split(net: nn.Module, heads: tuple[str, ...]) -> tuple[Block, ...]:
+    """Cut everything but the heads into blocks.
+
+    A network that knows its own groups (timm's `group_matcher`) is asked; any other is walked in order of registration.
+    Every parameter lands in exactly one block or head: what belongs to no layer (a class token, a position embedding)
+    belongs to the first block.
+
+    Raises:
+        ConfigError: nothing is left beside the head.
+    """
+    shapes = {name: param.numel() * (1 if param.ndim > 1 else 0) for name, param in net.named_parameters()}
+    backbone = [name for name in shapes if not _inside(name, heads)]
+    pieces = _own_groups(net) or _walk(net, heads)
+    taken = {name for _, params in pieces for name in params}
+    blocks: list[tuple[str, list[str]]] = []
+    for name, params in pieces:
+        kept = [param for param in params if not _inside(param, heads)]
+        if not kept:
+            continue
+        if blocks and not any(shapes[param] for param in kept):  # a lone norm belongs to the layers before it
+            blocks[-1][1].extend(kept)
+        else:
+            blocks.append((name, kept))
+    if not blocks:
+        raise ConfigError(f"the model has no parameters beside its head {', '.join(heads)}: there is nothing to transfer")
+    blocks[0][1].extend(name for name in backbone if name not in taken)
+    order = {name: position for position, name in enumerate(backbone)}
+    result = tuple(Block(name, tuple(sorted(params, key=order.__getitem__))) for name, params in blocks)
+    _check_partition(result, backbone)
+    return result
+
+
+def _check_partition(blocks: tuple[Block, ...], backbone: list[str]) -> None:
+    count = Counter(param for block in blocks for param in block.params)
+    wrong = [name for name in backbone if count[name] != 1]
+    if wrong or len(count) != len(backbone):
+        raise ConfigError(f"{len(wrong)} parameters belong to no block or to several, such as {wrong[:3]}: report this model")
+
+
+def _inside(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _own_groups(net: nn.Module) -> list[tuple[str, list[str]]]:
+    """The groups of a network that has timm's `group_matcher`; empty when it has none, or one that does not work."""
+    matcher = getattr(net, "group_matcher", None)
+    if not callable(matcher):
+        return []
+    try:
+        groups = group_parameters(net, matcher(coarse=False))
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError):  # some of timm's have none
+        return []
+    sizes = {name: param.numel() for name, param in net.named_parameters()}
+    return [(_common_name(params, sizes), params) for _, params in sorted(groups.items())]
+
+
+def _common_name(params: list[str], sizes: dict[str, int]) -> str:
+    """The deepest module that holds the main part of a group: `blocks.11` for a transformer block and the norm after it."""
+    owners = [name.rpartition(".")[0].split(".") for name in params]
+    weight: Counter[str] = Counter()
+    for owner, name in zip(owners, params, strict=True):
+        weight[owner[0]] += sizes[name] if owner[0] else 0
+    main = weight.most_common(1)[0][0]
+    paths = [owner for owner in owners if owner[0] == main]
+    common = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    return ".".join(common) or params[0]
+
+
+def _walk(net: nn.Module, heads: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """Modules in order of registration; containers, wrappers of most of the network and the heads' ancestors are opened."""
+    total = sum(param.numel() for param in net.parameters())
+    pieces: list[tuple[str, list[str]]] = []
+
+    def visit(name: str, module: nn.Module) -> None:
+        for child_name, child in module.named_children():
+            path = f"{name}.{child_name}" if name else child_name
+            params = [f"{path}.{param}" for param, _ in child.named_parameters()]
+            if not params or path in heads:
+                continue
+            if _opens(child, total) or any(head.startswith(f"{path}.") for head in heads):
+                visit(path, child)
+            else:
+                pieces.append((path, params))
+
+    visit("", net)
+    return pieces
+
+
+def _opens(module: nn.Module, total: int) -> bool:
+    if type(module) in CONTAINERS:
+        return True
+    nested = any(any(True for _ in child.children()) for child in module.children())
+    if isinstance(module, CONTAINERS):
+        return nested
+    return nested and sum(param.numel() for param in module.parameters()) > total / 2
