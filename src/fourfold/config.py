@@ -164,6 +164,7 @@ class TrainerConfig:
     ema_decay: Optional[float]
     patience: Optional[int]  # validations without gain before the run stops
     monitor: str  # auto | a metric of the validation, such as val/acc
+    checkpoint_seconds: float  # least time between two saves of last.pt; 0 saves after every epoch
     loss: LossConfig
     device: str  # one of DEVICES
     threads: Optional[int]  # torch threads of this process; null leaves torch's choice
@@ -320,6 +321,7 @@ def _check_numbers(config: RunConfig) -> None:
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "scheduler.warmup_epochs": (schedule.warmup_epochs, 0),
         "scheduler.patience": (schedule.patience, 0),
+        "trainer.checkpoint_seconds": (trainer.checkpoint_seconds, 0),
         "transform.mixup": (config.transform.mixup, 0),
         "transform.cutmix": (config.transform.cutmix, 0),
         "trainer.loss.gamma": (trainer.loss.gamma, 0),
@@ -420,12 +422,15 @@ def _check_combinations(config: RunConfig) -> None:
         )
     if data.loader.persistent_workers and data.loader.num_workers == 0:
         raise ConfigError(
-            "dataset.loader.persistent_workers=true needs workers: give dataset.loader.num_workers=1 or more, or set it to false"
+            "dataset.loader.persistent_workers=true needs workers: "
+            "give dataset.loader.num_workers=1 or more, or set it to false"
         )
     if freeze.trainable == "last_blocks" and freeze.blocks is None:
         raise ConfigError("freeze_strategy.blocks=null, but last_blocks needs a count (2) or a fraction (0.25): give one")
     if freeze.blocks is not None and freeze.blocks <= 0:
-        raise ConfigError(f"freeze_strategy.blocks={freeze.blocks} trains no block: choose 1 or more, or freeze=classifier_only")
+        raise ConfigError(
+            f"freeze_strategy.blocks={freeze.blocks} trains no block: choose 1 or more, or freeze=classifier_only"
+        )
     if freeze.unfreeze_every is not None and freeze.probe_epochs is not None:
         raise ConfigError(
             f"freeze_strategy.unfreeze_every={freeze.unfreeze_every} and freeze_strategy.probe_epochs={freeze.probe_epochs} "

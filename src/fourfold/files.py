@@ -36,6 +36,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Add one line, flushed, so that what is told to nobody else is on disk after every epoch."""
     with path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,218 @@
+"""The parts of one run, built in the order in which they need each other, and put back where a checkpoint left them."""
+
+import inspect
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+from torchmetrics import MetricCollection
+
+from fourfold import checkpoint, data, freeze, losses, metrics, models, optim, schedule
+from fourfold.config import ConfigError, RunConfig, nearest
+from fourfold.loop import Kit
+from fourfold.ranks import Ranks
+from fourfold.state import State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """Everything that a run works with. `net` is the bare network; `wrapped` is what is trained (DDP under torchrun)."""
+
+    config: RunConfig
+    ranks: Ranks
+    splits: data.Splits
+    model: models.TransferModel
+    net: nn.Module
+    wrapped: nn.Module
+    plan: freeze.Plan
+    train: data.Batches
+    val: data.Batches
+    steps: int  # optimizer steps of an epoch
+    kit: Kit
+    measures: MetricCollection
+    monitor: str
+    optimizer: Optimizer
+    ema: ModelEmaV3 | None
+    state: State
+
+    @property
+    def validated_net(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    def done(self) -> bool:
+        """Whether there is no epoch left, or early stopping has waited long enough."""
+        patience = self.config.trainer.patience
+        over = self.state.epoch >= self.config.trainer.epochs
+        return over or (patience is not None and self.state.step_in_epoch == 0 and self.state.waited >= patience)
+
+    def set_rate(self, step: int) -> float:
+        """Set every group's learning rate for a step of the run; returns the head's."""
+        factor = schedule.factor(self.config.scheduler, step, self.steps, self.config.trainer.epochs, self.state.scores)
+        factor *= self.plan.phases[self.plan.phase_at(self.state.epoch)].lr_mult
+        optim.set_factor(self.optimizer, factor)
+        return self.config.optimizer.lr * factor
+
+    def enter_phase(self) -> None:
+        """Begin the phase of the coming epoch if it is a new one: unfreeze, let the new groups learn, take a proof."""
+        epoch, proofs = self.state.epoch, self.state.proofs
+        phase = self.plan.phase_at(epoch)
+        if len(proofs) > phase:
+            return
+        if proofs:
+            proofs[-1] = freeze.end_proof(self.net, proofs[-1], epoch - 1)
+            freeze.apply(self.net, self.plan.phases[phase], self.plan.norm_stats)
+            joining = [group for group in self.plan.groups if group.phase == phase]
+            optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
+            self.wrapped = _wrap(self.net, self.ranks, self.config)
+        proofs.append(freeze.begin_proof(self.net, phase, epoch))
+
+    def save(self, folder: Path, *, best: bool = False) -> None:
+        """Write the checkpoint from the first process; the others wait for it."""
+        if self.ranks.first:
+            checkpoint.save(folder, self.state, self.net, self.optimizer, self.kit.scaler, self.ema, best=best)
+        self.ranks.wait()
+
+    def open_test(self) -> data.Batches:
+        """Break the seal of the test split. Once."""
+        return _in_order(self.splits.test.open(), self.config, self.ranks)
+
+
+def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
+    """Build the parts of a run; where `folder` holds a checkpoint, as they were when it was written.
+
+    Raises:
+        ConfigError: something in the config does not fit the data or the model.
+    """
+    outline = data.outline(config.dataset, config.seed)
+    model = models.create(
+        config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=config.freeze_strategy.pretrained
+    )
+    splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed)
+    train, val = _batches(config, splits, ranks)
+    net = model.net.to(ranks.device)
+    if config.trainer.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    kit = _kit(config, splits, model, ranks)
+
+    saved = checkpoint.load(folder / "last.pt", ranks.device)
+    state = State() if saved is None else checkpoint.state_of(saved)
+    plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
+    phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
+    freeze.apply(net, plan.phases[phase], plan.norm_stats)
+    optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
+    decay = config.trainer.ema_decay
+    ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
+    if saved is not None:
+        checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
+        log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
+    return Parts(
+        config=config,
+        ranks=ranks,
+        splits=splits,
+        model=model,
+        net=net,
+        wrapped=_wrap(net, ranks, config),
+        plan=plan,
+        train=train,
+        val=val,
+        steps=min(len(train), config.trainer.limit_train_batches or len(train)),
+        kit=kit,
+        measures=metrics.create(splits.task, splits.num_outputs).to(ranks.device),
+        monitor=_monitor(config, splits.task),
+        optimizer=optimizer,
+        ema=ema,
+        state=state,
+    )
+
+
+def overfitting(config: RunConfig) -> RunConfig:
+    """The same run on one batch of unaugmented images, which any sound set-up learns by heart."""
+    loader = replace(config.dataset.loader, sampler="subset", subset=list(range(config.trainer.batch_size)))
+    return replace(
+        config,
+        dataset=replace(config.dataset, loader=loader),
+        transform=replace(config.transform, augmentation="none", hflip=False, mixup=0.0, cutmix=0.0),
+    )
+
+
+def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data.Batches, data.Batches]:
+    train = data.Batches(
+        splits.train,
+        batch_size=config.trainer.batch_size,
+        accumulate=config.trainer.accumulate,
+        loader=config.dataset.loader,
+        seed=config.seed,
+        shuffle=True,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+    return train, train if config.trainer.overfit else _in_order(splits.val, config, ranks)
+
+
+def _in_order(dataset: Dataset, config: RunConfig, ranks: Ranks) -> data.Batches:
+    loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False)
+    size = config.trainer.eval_batch_size
+    return data.Batches(
+        dataset,
+        batch_size=size,
+        accumulate=1,
+        loader=loader,
+        seed=config.seed,
+        shuffle=False,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+
+
+def _kit(config: RunConfig, splits: data.Splits, model: models.TransferModel, ranks: Ranks) -> Kit:
+    trainer = config.trainer
+    weights = None
+    if trainer.loss.class_weights == "balanced":
+        weights = data.class_weights(splits.class_counts).to(ranks.device)
+    precision = trainer.precision
+    if precision == "fp16" and ranks.device.type == "cpu":
+        raise ConfigError("trainer.precision=fp16 needs a GPU, but this machine has none: choose bf16 or fp32")
+    plain = replace(trainer.loss, label_smoothing=0.0, class_weights="none")
+    return Kit(
+        ranks=ranks,
+        task=splits.task,
+        loss=losses.create(trainer.loss, splits.task, weights),
+        eval_loss=losses.create(plain, splits.task),
+        prepare=data.normalizer(model.preprocessing),
+        mix=data.mixer(config.transform, splits.num_outputs),
+        autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
+        scaler=torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16"),
+        clip_norm=trainer.clip_norm,
+        channels_last=trainer.channels_last,
+        takes_mask="mask" in inspect.signature(model.net.forward).parameters,
+    )
+
+
+def _monitor(config: RunConfig, task: str) -> str:
+    if config.trainer.monitor == "auto":
+        return metrics.MONITOR[task]
+    known = [f"val/{name}" for name in ("loss", *metrics.create(task, 2).keys()) if name != "confusion"]
+    if config.trainer.monitor not in known:
+        raise ConfigError(
+            f"trainer.monitor={config.trainer.monitor} is not measured for dataset.task={task}: choose auto or one of "
+            f"{', '.join(known)}{nearest(config.trainer.monitor, known)}"
+        )
+    return config.trainer.monitor
+
+
+def _wrap(net: nn.Module, ranks: Ranks, config: RunConfig) -> nn.Module:
+    """DistributedDataParallel under torchrun; made anew in each phase, since it looks at what learns only when it is made."""
+    if ranks.world == 1:
+        return net
+    if config.trainer.sync_batchnorm:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return DistributedDataParallel(net, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)

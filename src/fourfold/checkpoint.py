@@ -1,0 +1,98 @@
+"""The whole state of a run on disk, so that a run that was ended at any moment goes on as if it had not been."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from fourfold.files import replacing
+from fourfold.seeding import rng_state, set_rng_state
+from fourfold.state import Proof, State
+
+
+def save(
+    folder: Path,
+    state: State,
+    net: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: ModelEmaV3 | None,
+    *,
+    best: bool,
+) -> None:
+    """Write `last.pt`, and `best.pt` too if this is the best so far; each appears whole or not at all.
+
+    `best.pt` comes first: a kill between the two leaves an older `last.pt`, from which the same best epoch is made again.
+    """
+    content = {
+        "model": net.state_dict(),
+        "ema": None if ema is None else ema.module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "rng": rng_state(),
+        "state": asdict(state),
+    }
+    if not best:
+        with replacing(folder / "last.pt") as path:
+            torch.save(content, path)
+        return
+    with replacing(folder / "best.pt") as path:
+        torch.save(content, path)
+    with replacing(folder / "last.pt") as path:
+        _link(folder / "best.pt", path)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name where the file system can, else a copy."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What `save` wrote, or None if nothing was."""
+    if not path.exists():
+        return None
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def state_of(content: dict[str, Any]) -> State:
+    """The `State` of a loaded checkpoint."""
+    values = dict(content["state"])
+    values["proofs"] = [Proof(**{**proof, "epochs": tuple(proof["epochs"])}) for proof in values["proofs"]]
+    return State(**values)
+
+
+def restore(
+    content: dict[str, Any],
+    net: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: ModelEmaV3 | None,
+) -> None:
+    """Put a loaded checkpoint into freshly built parts, and the random numbers where they were."""
+    net.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    scaler.load_state_dict(content["scaler"])
+    if ema is not None:
+        ema.module.load_state_dict(content["ema"])
+    set_rng_state({name: _on_cpu(value) for name, value in content["rng"].items()})
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(part) for part in value)
+    return value
+
+
+def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that were validated: the averaged ones where there are any."""
+    return content["model"] if content["ema"] is None else content["ema"]

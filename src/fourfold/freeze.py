@@ -1,0 +1,270 @@
+"""What learns and what is frozen: a strategy described as data becomes phases, parameter groups, and a proof.
+
+A strategy never changes the modules of a network or the keys of its state dict. Frozen parts are held in eval mode by an
+instance attribute that outranks `nn.Module.train`: no call of `.train()` can reach their normalisation statistics or dropout.
+"""
+
+import hashlib
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fourfold.config import ConfigError, FreezeConfig
+from fourfold.state import Proof
+
+if TYPE_CHECKING:
+    from fourfold.models import TransferModel
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+class FrozenMoved(RuntimeError):
+    """A frozen tensor changed while it was frozen: the result of the run would be a lie."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From epoch `start` on, the parameters named in `trainable` learn, at `lr_mult` times their group's own rate."""
+
+    start: int
+    trainable: frozenset[str]
+    lr_mult: float = 1.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share one learning rate and one weight decay, and begin to learn in the same phase."""
+
+    name: str
+    params: tuple[str, ...]
+    lr_mult: float
+    decay: bool
+    phase: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A strategy for one model: phases over the epochs, and groups that cover every parameter that ever learns once."""
+
+    phases: tuple[Phase, ...]
+    groups: tuple[Group, ...]
+    norm_stats: str
+
+    def phase_at(self, epoch: int) -> int:
+        """Index of the phase that `epoch` belongs to."""
+        return max(i for i, phase in enumerate(self.phases) if phase.start <= epoch)
+
+    def trainable(self, epoch: int) -> frozenset[str]:
+        """Names of the parameters that learn in `epoch`."""
+        return self.phases[self.phase_at(epoch)].trainable
+
+
+def plan(model: "TransferModel", config: FreezeConfig, epochs: int) -> Plan:
+    """Turn a strategy into phases and parameter groups for `model`.
+
+    Args:
+        model: Its blocks (input side first) and its head partition the parameters.
+        config: The strategy.
+        epochs: Length of the run; fractions are fractions of it.
+
+    Raises:
+        ConfigError: The strategy asks for what this model does not have.
+    """
+    names = [name for name, _ in model.net.named_parameters()]
+    in_blocks = {name for block in model.blocks for name in block.params}
+    head = frozenset(name for name in names if name not in in_blocks)
+    final = head | _backbone_part(model, config)
+    phases = _phases(model, config, epochs, head, final)
+    return Plan(phases, _groups(model, config, phases), config.norm_stats)
+
+
+def _backbone_part(model: "TransferModel", config: FreezeConfig) -> frozenset[str]:
+    """Names of the backbone's parameters that learn in the last phase."""
+    everything = [name for block in model.blocks for name in block.params]
+    if config.trainable == "head":
+        return frozenset()
+    if config.trainable == "last_blocks":
+        return _last_blocks(model, _count(config.blocks, len(model.blocks)))
+    if config.trainable == "all_but_embedding":
+        return frozenset(everything) - set(model.blocks[0].params)
+    if config.trainable == "bias":
+        return frozenset(name for name in everything if name.endswith("bias"))
+    if config.trainable == "norm":
+        norms = {name for name, module in model.net.named_modules() if _is_norm(module)}
+        chosen = frozenset(name for name in everything if name.rpartition(".")[0] in norms)
+        if not chosen:
+            raise ConfigError(
+                f"freeze_strategy.trainable=norm, but {type(model.net).__name__} has no normalisation layer with weights: "
+                "choose a model that has (such as resnet18), or freeze=bias_only"
+            )
+        return chosen
+    return frozenset(everything)
+
+
+def _last_blocks(model: "TransferModel", count: int) -> frozenset[str]:
+    return frozenset(name for block in model.blocks[len(model.blocks) - count :] for name in block.params)
+
+
+def _count(blocks: int | float | None, available: int) -> int:
+    """How many blocks `freeze_strategy.blocks` asks for: a count, or (up to 1.0, as a float) a fraction, rounded up."""
+    assert blocks is not None  # config.validate has refused it
+    if isinstance(blocks, float) and blocks <= 1:
+        return math.ceil(blocks * available)
+    if blocks != int(blocks) or blocks > available:
+        raise ConfigError(
+            f"freeze_strategy.blocks={blocks}, but this model has {available} blocks: "
+            f"choose 1 to {available}, or a fraction below 1"
+        )
+    return int(blocks)
+
+
+def _phases(
+    model: "TransferModel", config: FreezeConfig, epochs: int, head: frozenset[str], final: frozenset[str]
+) -> tuple[Phase, ...]:
+    if config.unfreeze_every is not None:
+        phases = [Phase(0, head)]
+        count = 0
+        while phases[-1].trainable != final:
+            count = min(count + config.unfreeze_blocks, len(model.blocks))
+            start = len(phases) * config.unfreeze_every
+            if start >= epochs:
+                break
+            phases.append(Phase(start, head | (_last_blocks(model, count) & final)))
+        return tuple(phases)
+    if config.probe_epochs is not None:
+        probe = config.probe_epochs
+        if isinstance(probe, float) and probe < 1:
+            length = min(max(1, round(probe * epochs)), epochs - 1)
+        else:
+            length = int(probe)
+            if length >= epochs:
+                raise ConfigError(
+                    f"freeze_strategy.probe_epochs={probe} leaves nothing of trainer.epochs={epochs} to fine-tune: "
+                    f"choose 1 to {epochs - 1}, or a fraction below 1"
+                )
+        if length > 0:
+            return Phase(0, head), Phase(length, final, config.finetune_lr_mult)
+    return (Phase(0, final),)
+
+
+def _groups(model: "TransferModel", config: FreezeConfig, phases: tuple[Phase, ...]) -> tuple[Group, ...]:
+    """Every parameter that ever learns, exactly once, by phase, depth and weight decay."""
+    depth_of = {name: len(model.blocks) - i for i, block in enumerate(model.blocks) for name in block.params}
+    members: dict[tuple[int, float, bool], list[str]] = {}
+    for name, parameter in model.net.named_parameters():
+        joins = next((i for i, phase in enumerate(phases) if name in phase.trainable), None)
+        if joins is None:
+            continue
+        depth = depth_of.get(name, 0)  # the head is at depth 0
+        lr_mult = config.layer_decay**depth * (config.backbone_lr_mult if depth else 1.0)
+        members.setdefault((joins, lr_mult, parameter.ndim > 1), []).append(name)
+    ordered = sorted(members.items(), key=lambda item: (item[0][0], -item[0][1], not item[0][2]))
+    return tuple(
+        Group(f"phase{joins}/lr_x{lr_mult:.3g}/{'decay' if decay else 'no_decay'}", tuple(params), lr_mult, decay, joins)
+        for (joins, lr_mult, decay), params in ordered
+    )
+
+
+def apply(net: nn.Module, phase: Phase, norm_stats: str) -> None:
+    """Make exactly the parameters of `phase` learn, and hold every frozen module in eval mode. Changes `net` in place.
+
+    A gradient left over from before is dropped, since an optimizer would still apply it. A module without parameters
+    (dropout, say) shares the fate of the last parameter registered before it in its parent, or else of the first after it.
+    """
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in phase.trainable)
+        if name not in phase.trainable:
+            parameter.grad = None
+    for module in net.modules():
+        module.__dict__.pop("train", None)
+    for module in _frozen_modules(net, norm_stats):
+        module.__dict__["train"] = types.MethodType(_stay_in_eval, module)
+    net.train(net.training)
+
+
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, False)
+
+
+def _frozen_modules(net: nn.Module, norm_stats: str) -> list[nn.Module]:
+    frozen: list[nn.Module] = []
+
+    def visit(module: nn.Module, inherited: bool) -> None:
+        learns = [parameter.requires_grad for parameter in module.parameters()]
+        if _is_norm(module) and _has_statistics(module):
+            own = list(module.parameters(recurse=False))
+            follows = all(p.requires_grad for p in own) if own else not inherited
+            hold = norm_stats == "frozen" or not follows
+        else:
+            hold = not any(learns) if learns else inherited
+        if hold:
+            frozen.append(module)
+        own_learns = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        flags = [[p.requires_grad for p in child.parameters()] for child in module.children()]
+        last = own_learns[-1] if own_learns else None
+        for i, child in enumerate(module.children()):
+            following = next((later[0] for later in flags[i:] if later), None)
+            nearest = last if last is not None else following
+            visit(child, hold if nearest is None else not nearest)
+            last = flags[i][-1] if flags[i] else last
+
+    visit(net, inherited=False)
+    return frozen
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, NORMS) or (_has_statistics(module) and not list(module.children()))
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return "running_mean" in module._buffers
+
+
+def frozen_names(net: nn.Module) -> tuple[str, ...]:
+    """State-dict names that may not change now: parameters that do not learn, and buffers of modules held in eval mode."""
+    held = {name for name, module in net.named_modules() if "train" in module.__dict__}
+
+    def is_held(owner: str) -> bool:
+        return any(owner == name or owner.startswith(name + ".") or name == "" for name in held)
+
+    state = net.state_dict().keys()
+    parameters = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    buffers = [name for name, _ in net.named_buffers() if name in state and is_held(name.rpartition(".")[0])]
+    return tuple(sorted({*parameters, *buffers}))
+
+
+def fingerprint(net: nn.Module, names: Iterable[str]) -> str:
+    """SHA-256 over the names and bytes of these entries of the state dict."""
+    digest = hashlib.sha256()
+    state = net.state_dict()
+    for name in sorted(names):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def begin_proof(net: nn.Module, phase: int, epoch: int) -> Proof:
+    """Take the fingerprint of what is frozen now."""
+    names = frozen_names(net)
+    return Proof(phase, (epoch, epoch), len(names), fingerprint(net, names))
+
+
+def end_proof(net: nn.Module, proof: Proof, epoch: int) -> Proof:
+    """Compare with the fingerprint taken before.
+
+    Raises:
+        FrozenMoved: a frozen weight or statistic has changed.
+    """
+    names = frozen_names(net)
+    after = fingerprint(net, names)
+    if after != proof.before or len(names) != proof.tensors:
+        raise FrozenMoved(
+            f"something frozen moved between epochs {proof.epochs[0]} and {epoch}: {len(names)} tensors hash to {after[:12]}, "
+            f"before to {proof.before[:12]}; the run's numbers cannot be trusted, please report the model and the strategy"
+        )
+    return Proof(proof.phase, (proof.epochs[0], epoch), proof.tensors, proof.before, after)

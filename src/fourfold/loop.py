@@ -1,0 +1,191 @@
+"""One plain loop over batches of images and targets. What is frozen, cached, tracked or searched is outside."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+from fourfold import metrics as measure
+from fourfold.losses import Loss
+from fourfold.ranks import Ranks
+from fourfold.state import State
+
+Batch = Sequence[Tensor]  # (inputs, targets) or (inputs, targets, mask)
+CHECK_EVERY = 50  # steps between two looks at the loss on a GPU, since each look waits for the device
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss is NaN or infinite: the weights are lost, and a search should hear of it."""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a step needs beside the network, the batch and the optimizer."""
+
+    ranks: Ranks
+    task: str
+    loss: Loss
+    eval_loss: Loss
+    prepare: Callable[[Tensor], Tensor]  # uint8 [N, C, H, W] on the device -> normalised float32
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    autocast: torch.dtype | None
+    scaler: torch.amp.GradScaler
+    clip_norm: float | None
+    channels_last: bool
+    takes_mask: bool
+
+
+def train_one_epoch(
+    net: nn.Module,
+    steps: Iterable[Sequence[Batch]],
+    kit: Kit,
+    optimizer: Optimizer,
+    state: State,
+    *,
+    images_in: Callable[[int], int],
+    set_rate: Callable[[int], float],
+    ema: ModelEmaV3 | None,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[Callable[[], float], float], Any],
+) -> bool:
+    """Train for what remains of one epoch, and account for it in `state`.
+
+    Args:
+        net: In or out of DistributedDataParallel.
+        steps: Each item is one optimizer step: its micro-batches (this process's share).
+        kit: See above.
+        optimizer: Holds what learns.
+        state: Counts on: step, step_in_epoch, loss_sum, images.
+        images_in: Images of the step with this index in the epoch, over all processes.
+        set_rate: Sets the learning rates for a global step and returns the head's.
+        ema: Updated after every step.
+        should_stop: Asked after every step; true leaves the epoch unfinished.
+        on_step: Told (a function that gives the loss, the learning rate).
+
+    Returns:
+        Whether the epoch is complete.
+
+    Raises:
+        NonFiniteLoss: with epoch, step and learning rate.
+    """
+    net.train()
+    pending: list[tuple[int, float, Tensor]] = []
+    every = CHECK_EVERY if kit.ranks.device.type == "cuda" else 1
+    for micro_batches in steps:
+        lr = set_rate(state.step)
+        images = images_in(state.step_in_epoch)
+        loss = _step(net, micro_batches, images, kit, optimizer)
+        if ema is not None:
+            ema.update(unwrap(net), step=state.step)
+        pending.append((images, lr, loss))
+        state.step += 1
+        state.step_in_epoch += 1
+        if len(pending) >= every:
+            _settle(pending, state)
+        on_step(loss.item, lr)
+        if should_stop():
+            _settle(pending, state)
+            return False
+    _settle(pending, state)
+    return True
+
+
+def _step(net: nn.Module, micro_batches: Sequence[Batch], images: int, kit: Kit, optimizer: Optimizer) -> Tensor:
+    """One optimizer step; returns this process's part of the mean loss over `images`, on the device."""
+    total = torch.zeros((), device=kit.ranks.device)
+    for i, (inputs, targets, *mask) in enumerate(micro_batches):
+        inputs, targets, mask = _to_device(inputs, targets, mask, kit)
+        inputs = kit.prepare(inputs)
+        if kit.mix is not None:
+            inputs, targets = kit.mix(inputs, targets)
+        last = i == len(micro_batches) - 1
+        quiet = net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext()
+        with quiet:
+            with _autocast(kit):
+                outputs = _forward(net, inputs, mask, kit)
+            # a sum over all micro-batches and processes, divided once; DDP divides by the number of processes, hence `world`
+            loss = kit.loss(outputs, targets).sum() / images
+            kit.scaler.scale(loss * kit.ranks.world).backward()
+        total += loss.detach()
+    if kit.clip_norm is not None:
+        kit.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], kit.clip_norm)
+    kit.scaler.step(optimizer)
+    kit.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def _settle(pending: list[tuple[int, float, Tensor]], state: State) -> None:
+    """Bring the losses of the last steps from the device, and refuse one that is not finite."""
+    first = state.step - len(pending)
+    for i, (images, lr, loss) in enumerate(pending):
+        value = float(loss)
+        if not math.isfinite(value):
+            raise NonFiniteLoss(
+                f"the loss is {value} at epoch {state.epoch}, step {first + i}, with a learning rate of {lr:.3g}: "
+                "try a lower optimizer.lr, a longer scheduler.warmup_epochs, or trainer.clip_norm=1.0"
+            )
+        state.loss_sum += value * images
+        state.images += images
+    pending.clear()
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics: MetricCollection) -> dict[str, Any]:
+    """Loss and metrics of `net` in eval mode over all batches of all processes.
+
+    Returns:
+        `loss`, one float per scalar metric, and `confusion` as nested lists where it is measured.
+    """
+    net = unwrap(net)
+    was_training = net.training
+    net.eval()
+    metrics.reset()
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    images = 0
+    for micro_batches in steps:
+        for inputs, targets, *mask in micro_batches:
+            inputs, targets, mask = _to_device(inputs, targets, mask, kit)
+            with _autocast(kit):
+                outputs = _forward(net, kit.prepare(inputs), mask, kit)
+            loss_sum += kit.eval_loss(outputs, targets).sum().to("cpu", torch.float64)
+            images += len(targets)
+            measure.update(metrics, kit.task, outputs, targets)
+    net.train(was_training)
+    total, count = kit.ranks.total(float(loss_sum), images)
+    values: dict[str, Any] = {"loss": total / max(1, count)}
+    for name, value in metrics.compute().items():
+        values[name] = value.tolist()
+    return values
+
+
+def unwrap(net: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, or the network itself."""
+    return net.module if isinstance(net, DistributedDataParallel) else net
+
+
+def _to_device(inputs: Tensor, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[Tensor, Tensor, list[Tensor]]:
+    device = kit.ranks.device
+    layout = torch.channels_last if kit.channels_last else torch.preserve_format
+    return (
+        inputs.to(device, non_blocking=True).to(memory_format=layout),
+        targets.to(device, non_blocking=True),
+        [part.to(device, non_blocking=True) for part in mask],
+    )
+
+
+def _forward(net: nn.Module, inputs: Tensor, mask: list[Tensor], kit: Kit) -> Tensor:
+    return net(inputs, mask=mask[0]) if mask and kit.takes_mask else net(inputs)
+
+
+def _autocast(kit: Kit) -> torch.autocast | nullcontext[None]:
+    return nullcontext() if kit.autocast is None else torch.autocast(kit.ranks.device.type, dtype=kit.autocast)

@@ -1,0 +1,67 @@
+"""What is measured of a model's outputs, by task; all by torchmetrics, which also reduces over processes."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+
+# metric -> +1 where more is better, -1 where less is
+DIRECTION = {
+    "loss": -1, "acc": 1, "balanced_acc": 1, "macro_f1": 1, "ece": -1, "mean_ap": 1, "mae": -1, "rmse": -1, "r2": 1,
+}  # fmt: skip
+MONITOR = {"classification": "val/acc", "multilabel": "val/macro_f1", "regression": "val/rmse"}
+CONFUSION_LIMIT = 100  # classes
+
+
+def create(task: str, num_outputs: int) -> MetricCollection:
+    """The metrics of a task, accumulated batch by batch.
+
+    Classification: acc, balanced_acc (mean recall over the classes), macro_f1, ece (expected calibration error, 15 bins,
+    Guo et al. 2017, arXiv 1706.04599), and the confusion matrix [K, K] (rows are true classes) up to 100 classes.
+    Multilabel: acc (per label at 0.5), macro_f1, mean_ap. Regression: mae, rmse, r2. All but the errors lie in 0 to 1.
+    """
+    if task == "regression":
+        return MetricCollection({"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()})
+    if task == "multilabel":
+        return MetricCollection(
+            {
+                "acc": MultilabelAccuracy(num_outputs),
+                "macro_f1": MultilabelF1Score(num_outputs),
+                "mean_ap": MultilabelAveragePrecision(num_outputs),
+            }
+        )
+    members: dict[str, Metric | MetricCollection] = {
+        "acc": MulticlassAccuracy(num_outputs, average="micro", validate_args=False),
+        "balanced_acc": MulticlassAccuracy(num_outputs, average="macro", validate_args=False),
+        "macro_f1": MulticlassF1Score(num_outputs, average="macro", validate_args=False),
+        "ece": MulticlassCalibrationError(num_outputs, n_bins=15, validate_args=False),
+    }
+    if num_outputs <= CONFUSION_LIMIT:
+        members["confusion"] = MulticlassConfusionMatrix(num_outputs, validate_args=False)
+    return MetricCollection(members)
+
+
+def update(metrics: MetricCollection, task: str, outputs: Tensor, targets: Tensor) -> None:
+    """Add one batch: outputs [N, K] as logits (regression: [N, 1] values)."""
+    outputs = outputs.float()
+    if task == "regression":
+        metrics.update(outputs[:, 0], targets)
+    elif task == "multilabel":
+        metrics.update(torch.sigmoid(outputs), targets.long())
+    else:
+        metrics.update(torch.softmax(outputs, dim=1), targets)
+
+
+def score(row: Mapping[str, float], monitor: str) -> float:
+    """The monitored value with its sign turned so that more is better."""
+    return DIRECTION[monitor.partition("/")[2]] * row[monitor]

@@ -1,0 +1,65 @@
+"""Optimizers by timm's names, over the groups of a freeze plan."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
+from torch.optim import Optimizer
+
+from fourfold.config import ConfigError, OptimizerConfig, nearest
+
+if TYPE_CHECKING:
+    from fourfold.freeze import Group
+
+
+def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -> Optimizer:
+    """An optimizer that holds the parameters of `groups` and no others.
+
+    Each group's `initial_lr` is its own peak rate; `set_factor` multiplies it.
+
+    Raises:
+        ConfigError: timm does not know the optimizer, or it refuses an argument.
+    """
+    known = list_optimizers()
+    if config.name not in known:
+        raise ConfigError(
+            f"optimizer.name={config.name} is not one of timm's optimizers{nearest(config.name, known)} "
+            f"(allowed: {', '.join(sorted(known))})"
+        )
+    try:
+        optimizer = create_optimizer_v2(
+            [_entry(net, group, config) for group in groups],
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            **config.kwargs,
+        )
+    except TypeError as error:
+        raise ConfigError(f"optimizer.kwargs={config.kwargs} does not fit {config.name}: {error}") from error
+    return optimizer
+
+
+def extend(optimizer: Optimizer, net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -> None:
+    """Let further groups learn; the state of those that learn already is kept."""
+    for group in groups:
+        optimizer.add_param_group(_entry(net, group, config))
+
+
+def _entry(net: nn.Module, group: "Group", config: OptimizerConfig) -> dict[str, Any]:
+    parameters = dict(net.named_parameters())
+    lr = config.lr * group.lr_mult
+    return {
+        "params": [parameters[name] for name in group.params],
+        "name": group.name,
+        "lr": lr,
+        "initial_lr": lr,
+        "weight_decay": config.weight_decay if group.decay else 0.0,
+    }
+
+
+def set_factor(optimizer: Optimizer, factor: float) -> None:
+    """Every group learns at `factor` times its own peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

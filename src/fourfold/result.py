@@ -1,0 +1,77 @@
+"""The record of a finished run, which every table, report and tracker is made from."""
+
+import resource
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from fourfold.assembly import Parts
+from fourfold.provenance import git_revision, versions
+
+
+def describe(parts: Parts, run_id: str, overrides: tuple[str, ...], tested: dict[str, Any]) -> dict[str, Any]:
+    """The content of `result.json`: accuracies from 0 to 1, seconds, bytes; `val` is of the best epoch.
+
+    Args:
+        parts: After the run, with the best weights restored.
+        run_id: Identity of the run.
+        overrides: What the user typed.
+        tested: Metrics of the one evaluation of the test split.
+    """
+    state, config, model = parts.state, parts.config, parts.model
+    test = {name: value for name, value in tested.items() if name != "confusion"}
+    sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
+    learned = frozenset().union(*(phase.trainable for phase in parts.plan.phases))
+    return {
+        "run_id": run_id,
+        "status": "finished",
+        "study": config.study,
+        "overrides": list(overrides),
+        "config": asdict(config),
+        "metrics": {"train": {"loss": state.train_loss}, "val": state.best, "test": test},
+        "monitor": parts.monitor,
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "seconds": state.seconds,
+        "seconds_per_epoch": state.seconds / state.epoch,
+        "params": {
+            "total": sum(sizes.values()),
+            "trainable": sum(size for name, size in sizes.items() if name in learned),
+            "head": sum(sizes.values()) - sum(sizes[name] for block in model.blocks for name in block.params),
+        },
+        "peak_memory_bytes": _peak_memory(parts.ranks.device),
+        "manifest_hash": parts.splits.manifest.hash,
+        "images": {"train": len(parts.splits.train), "val": len(parts.splits.val), "test": len(parts.splits.test)},
+        "test_opened": parts.splits.test.opened,
+        "confusion": tested.get("confusion"),
+        "classes": list(parts.splits.classes),
+        "task": parts.splits.task,
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "device": _device_name(parts.ranks.device),
+        "world": parts.ranks.world,
+        "proof": [asdict(proof) for proof in state.proofs],
+        "weights": asdict(model.weights),
+    }
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """The few values of a result that a tracker shows beside a run."""
+    values: dict[str, Any] = {f"test/{name}": value for name, value in result["metrics"]["test"].items()}
+    values |= {f"best/val_{name}": value for name, value in result["metrics"]["val"].items()}
+    values |= {f"params/{name}": value for name, value in result["params"].items()}
+    return values | {"best/epoch": result["best_epoch"], "train/seconds": result["seconds"], "run_id": result["run_id"]}
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or the whole process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,209 @@
+"""The story of one experiment."""
+
+import logging
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourfold import checkpoint, freeze, identity, metrics
+from fourfold.assembly import Parts, assemble, overfitting
+from fourfold.config import RunConfig
+from fourfold.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from fourfold.interrupts import Wish, listening
+from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
+from fourfold.profiler import profiling
+from fourfold.ranks import Ranks, joined
+from fourfold.result import describe, headline
+from fourfold.seeding import seed_everything
+from fourfold.tracking import Tracker, open_tracker
+from fourfold.tracking.console import Display
+from fourfold.trial import NoTrial, Pruned, Trial
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    overrides: tuple[str, ...] = (),
+    *,
+    run_id: str | None = None,
+    trial: Trial | None = None,
+) -> dict[str, Any]:
+    """Train, choose on validation, test once, and leave `result.json` in `folder`; a finished run is only read.
+
+    An interrupted run goes on from its last checkpoint. Under torchrun every process calls this; the first one writes.
+
+    Args:
+        config: The whole run, validated.
+        folder: Where everything of this run lies. Created.
+        overrides: What the user typed, for names and records.
+        run_id: Identity of the run; by default that of `config`.
+        trial: The search that asks for this run, if any.
+
+    Returns:
+        The result, as in `result.json`.
+
+    Raises:
+        ConfigError: the config does not fit the data or the model.
+        NonFiniteLoss: the run has diverged.
+        Pruned: the search has ended it. A checkpoint was written.
+        freeze.FrozenMoved: something frozen has changed.
+        KeyboardInterrupt: the user, or the W&B page, has ended it. A checkpoint was written.
+    """
+    if (folder / "result.json").exists():
+        log.info("%s is finished: nothing to do", folder)
+        return read_json(folder / "result.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    config = overfitting(config) if config.trainer.overfit else config
+    with _failure_kept(folder), joined(config.trainer.device) as ranks, listening() as interrupted:
+        return _story(
+            config, folder, overrides, run_id or identity.run_id(asdict(config)), trial or NoTrial(), ranks, interrupted
+        )
+
+
+def _story(
+    config: RunConfig, folder: Path, overrides: tuple[str, ...], run_id: str, trial: Trial, ranks: Ranks, interrupted: Wish
+) -> dict[str, Any]:
+    seed_everything(config.seed, config.trainer.deterministic)
+    parts = assemble(config, folder, ranks)
+    state = parts.state
+    if ranks.first:
+        _record_start(parts, folder)
+
+    tracking = open_tracker(config, folder, run_id=run_id, overrides=overrides) if ranks.first else Tracker()
+    title = f"{config.dataset.name} {config.model.name} {config.freeze_strategy.name}"
+    display = Display(ranks.first and config.trainer.progress, config.trainer.epochs, title)
+    with tracking as tracker, display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
+        tracker.watch(parts.net)
+        saved = time.perf_counter()
+        while not parts.done():
+            parts.enter_phase()
+            display.epoch(state.epoch, parts.steps)
+            row = _train(parts, interrupted, folder, lambda loss, lr: (display.step(loss, lr), profile_step()))
+            validated = state.epoch % config.trainer.val_every == 0 or state.epoch == config.trainer.epochs
+            improved = validated and _validate(parts, row)
+            if ranks.first:
+                append_jsonl(folder / "metrics.jsonl", row)
+                tracker.log(row)
+                display.row(row)
+
+            # saved before anything below may leave, so that a pruned or stopped run can go on
+            if improved or parts.done() or time.perf_counter() - saved >= config.trainer.checkpoint_seconds:
+                parts.save(folder, best=improved)
+                saved = time.perf_counter()
+            if validated:
+                trial.report(state.scores[-1], state.epoch - 1)
+                if trial.should_prune():
+                    raise Pruned(f"pruned after epoch {state.epoch - 1}")
+            if ranks.any(tracker.stop_requested):
+                raise KeyboardInterrupt(f"stopped from the W&B page after epoch {state.epoch - 1}; the same command goes on")
+
+        tested = _test(parts, folder)
+        result = describe(parts, run_id, overrides, tested)
+        if ranks.first:
+            tracker.summary(headline(result))
+            if config.logger.wandb.log_model:
+                tracker.log_model(folder / "best.pt")
+            write_json(folder / "result.json", result)
+    if tracker.hint:
+        log.info(tracker.hint)
+    ranks.wait()
+    return result
+
+
+def _train(
+    parts: Parts, interrupted: Callable[[], bool], folder: Path, on_step: Callable[[Callable[[], float], float], Any]
+) -> dict[str, float]:
+    """What remains of one epoch; counts the epoch in the state, and begins the row that records it."""
+    state, ranks = parts.state, parts.ranks
+    started = time.perf_counter()
+    whole = train_one_epoch(
+        parts.wrapped,
+        parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),
+        parts.kit,
+        parts.optimizer,
+        state,
+        images_in=parts.train.images_in,
+        set_rate=parts.set_rate,
+        ema=parts.ema,
+        should_stop=lambda: ranks.any(interrupted()),
+        on_step=on_step,
+    )
+    state.seconds += time.perf_counter() - started
+    if not whole:
+        parts.save(folder)
+        raise KeyboardInterrupt(
+            f"stopped and saved at epoch {state.epoch}, step {state.step_in_epoch} of {parts.steps}: "
+            "the same command goes on from there"
+        )
+    state.train_loss = ranks.total(state.loss_sum)[0] / state.images
+    row = {"epoch": state.epoch, "step": state.step, "lr": parts.set_rate(state.step - 1), "train/loss": state.train_loss}
+    state.epoch, state.step_in_epoch, state.loss_sum, state.images = state.epoch + 1, 0, 0.0, 0
+    return row | {"seconds": state.seconds}
+
+
+def _validate(parts: Parts, row: dict[str, float]) -> bool:
+    """Measure the validation split, add it to the row, and say whether this is the best epoch so far."""
+    state = parts.state
+    limit = parts.config.trainer.limit_eval_batches
+    started = time.perf_counter()
+    values = evaluate(parts.validated_net, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
+    values.pop("confusion", None)
+    row.update({f"val/{name}": value for name, value in values.items()})
+    if not math.isfinite(values["loss"]):
+        raise NonFiniteLoss(
+            f"the validation loss is {values['loss']} after epoch {row['epoch']}, step {row['step']}, at a learning rate of "
+            f"{row['lr']:.3g}: try a lower optimizer.lr, or trainer.clip_norm=1.0"
+        )
+    state.seconds += time.perf_counter() - started
+    row["seconds"] = state.seconds
+    state.scores.append(metrics.score(row, parts.monitor))
+    if state.best_score is not None and state.scores[-1] <= state.best_score:
+        return False
+    state.best_score, state.best_epoch, state.best = state.scores[-1], int(row["epoch"]), values
+    return True
+
+
+def _test(parts: Parts, folder: Path) -> dict[str, Any]:
+    """Prove the freezing, restore the best weights, and open the test split: nothing is left to choose."""
+    state = parts.state
+    running = state.proofs[-1]
+    state.proofs[-1] = freeze.end_proof(parts.net, running, state.epoch - 1)
+    best = checkpoint.load(folder / "best.pt", parts.ranks.device)
+    assert best is not None, "the last epoch is always validated, so there is a best one"
+    parts.net.load_state_dict(checkpoint.weights_of(best))
+    state.proofs.append(freeze.end_proof(parts.net, replace(running, epochs=(state.best_epoch,) * 2), state.best_epoch))
+    limit = parts.config.trainer.limit_eval_batches
+    return evaluate(parts.net, parts.open_test().at(0, stop_step=limit), parts.kit, parts.measures)
+
+
+def _record_start(parts: Parts, folder: Path) -> None:
+    """Write what the run is made of, and drop the rows of epochs that a checkpoint does not know, since they are made again."""
+    write_json(folder / "config.json", asdict(parts.config))
+    parts.splits.manifest.save(folder / "manifest.json")
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if row["epoch"] < parts.state.epoch]
+    write_jsonl(folder / "metrics.jsonl", rows)
+
+
+@contextmanager
+def _failure_kept(folder: Path) -> Iterator[None]:
+    """Leave the reason of a failed run in `failure.json`; a run that ends well removes it."""
+    try:
+        yield
+    except (Pruned, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        reason = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        write_json(folder / "failure.json", reason)
+        raise
+    (folder / "failure.json").unlink(missing_ok=True)
