@@ -1,0 +1,206 @@
+"""The only way into a RunConfig: what Hydra composes from `conf/`, the user's folders and the command line."""
+
+import copy
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from fourfold import groups, identity
+from fourfold.config import ConfigError, RunConfig, validate
+from fourfold.explain import COMPOSITION_ERRORS, explain, unknown_key
+
+_EXPERIMENT = "experiment:"
+ROOT = "config"  # the primary config: conf/config.yaml
+HYDRA_VERSION_BASE = "1.3"
+_FREEZE_KEY = re.compile(r"(?P<prefix>\+\+|\+|~)?freeze(?=[=@.]|$)")
+_FREEZE_CHOICE = re.compile(r"(?:\+\+|\+|~)?(freeze|freeze_strategy)(?:@[^=]*)?(?:=|$)")
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> RunConfig:
+    """The run that `fourfold OVERRIDES` would start, validated. Works alone and inside a running Hydra program.
+
+    Args:
+        overrides: As on the command line, without commas: `["model=resnet18", "freeze=full", "optimizer.lr=1e-4"]`.
+        config_dir: A folder with the user's own options, as `--config-dir`.
+
+    Raises:
+        ConfigError: one sentence with the key, the value, what is allowed and the cure.
+    """
+    dirs = (Path(config_dir).absolute(),) if config_dir is not None else ()
+    with explained(overrides, dirs):
+        return to_run_config(composed(canonical(overrides), dirs))
+
+
+@contextmanager
+def explained(overrides: Sequence[str], dirs: Sequence[Path] = ()) -> Iterator[None]:
+    """Whatever Hydra or OmegaConf refuses inside becomes a ConfigError of one sentence."""
+    try:
+        yield
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explain(error, canonical(overrides), (groups.conf_dir(), *dirs))) from error
+
+
+def canonical(overrides: Sequence[str]) -> list[str]:
+    """Every override with `freeze_strategy` in place of its short name `freeze`.
+
+    Raises:
+        ConfigError: both names choose an option.
+    """
+    chosen = {match[1] for override in overrides if (match := _FREEZE_CHOICE.match(override))}
+    if len(chosen) > 1:
+        raise ConfigError("freeze= and freeze_strategy= name the same option; give one of them")
+    return [_FREEZE_KEY.sub(lambda match: f"{match['prefix'] or ''}freeze_strategy", each, count=1)
+            if _FREEZE_KEY.match(each) else each for each in overrides]  # fmt: skip
+
+
+def register(dirs: Sequence[Path] = ()) -> None:
+    """Tell Hydra the schema, the short name `freeze` of every strategy, and `${run_folder:}`; again is harmless.
+
+    Args:
+        dirs: Folders with the user's own options.
+    """
+    store = ConfigStore.instance()
+    if "schema.yaml" not in store.repo:
+        store.store(name="schema", node=_schema(RunConfig))
+    known = store.repo.get("freeze", {})
+    for option in groups.options((groups.conf_dir(), *dirs))["freeze_strategy"]:
+        if f"{option}.yaml" not in known:
+            store.store(group="freeze", name=option, node={}, package="_global_")
+
+
+def _schema(kind: type) -> DictConfig:
+    # Nodes are built down to the leaves: OmegaConf 2.3.1 fails on an assertion when Hydra expands a whole missing node that
+    # holds a Union field.
+    node: DictConfig = OmegaConf.structured(kind)
+    for name, section in _sections(kind).items():
+        node[name] = _schema(section)
+    return node
+
+
+def _sections(kind: type) -> dict[str, type]:
+    """The fields of a config class that are config classes themselves."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if isinstance(hint, type) and is_dataclass(hint)}
+
+
+def composed(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> DictConfig:
+    """Hydra's own composition, `hydra` node included; raises what Hydra raises."""
+    with hydra_context(dirs):
+        return hydra.compose(config_name, [*overrides, *_searchpath(overrides, dirs)], return_hydra_config=True)
+
+
+@contextmanager
+def hydra_context(dirs: Sequence[Path] = ()) -> Iterator[None]:
+    """Hydra ready to compose; a Hydra program that is running is set aside and put back."""
+    register(dirs)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(groups.conf_dir()), job_name="fourfold", version_base=HYDRA_VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _searchpath(overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
+    """The override that makes Hydra look into `dirs`, after the folders that `overrides` already name."""
+    if not dirs:
+        return []
+    if any(override.startswith("hydra.searchpath=") for override in overrides):
+        raise ConfigError("--config-dir and hydra.searchpath= both add folders with options; give one of them")
+    paths = (str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in dirs)
+    return ["hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in paths) + "]"]
+
+
+def to_run_config(cfg: DictConfig) -> RunConfig:
+    """The composed config as plain objects, validated; OmegaConf goes no further.
+
+    Raises:
+        ConfigError: the values cannot run together.
+        omegaconf.errors.OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
+    """
+    _refuse_unknown(cfg, RunConfig)
+    nodes: dict[str, Any] = {field.name: cfg[field.name] for field in fields(RunConfig)}
+    config = RunConfig(
+        **{name: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for name, node in nodes.items()}
+    )
+    validate(config)
+    return config
+
+
+def _refuse_unknown(node: DictConfig, kind: type, prefix: str = "") -> None:
+    """Refuse what `+key=value` added to the schema, and configs that were composed without it."""
+    known = get_type_hints(kind)
+    for name in map(str, node):
+        key = f"{prefix}{name}"
+        if name not in known and key != "hydra":
+            raise ConfigError(unknown_key(key, (f"{key}={node[name]}",)))
+    for name, section in _sections(kind).items():
+        if not issubclass(OmegaConf.get_type(node[name]) or object, section):
+            raise ConfigError(f"{prefix}{name} is not checked: begin the defaults list of your config with `- {ROOT}`")
+        _refuse_unknown(node[name], section, f"{prefix}{name}.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run whose best weights another run starts from (`model.weights=experiment:NAME`)."""
+
+    config: RunConfig
+    folder: Path
+
+    @property
+    def weights(self) -> str:
+        return str(self.folder / "best.pt")
+
+
+def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ...] = ()) -> Start | None:
+    """The run that `config` starts from, or None when its weights are already there.
+
+    Nothing that changes the start's result comes from `config`: it takes over the paths, the loggers and the device, so that
+    all the runs of a study share one start. Only `debug=smoke` is passed on: a smoke run starts from smoke weights.
+    """
+    weights = config.model.weights or ""
+    if not config.freeze_strategy.pretrained or not weights.startswith(_EXPERIMENT):
+        return None
+    name = weights.removeprefix(_EXPERIMENT)
+    if name in _above:
+        raise ConfigError(f"model.weights={weights} starts from itself: choose model.weights=null or a file in that experiment")
+    debug = ("debug=smoke",) if config.debug.name == "smoke" else ()
+    cfg = copy.deepcopy(_composed_once((f"experiment={name}", *debug), tuple(dirs)))
+    trainer = {key: getattr(config.trainer, key) for key in ("device", "threads", "progress")}
+    cfg.merge_with({"study": "pretrained", "paths": asdict(config.paths), "logger": asdict(config.logger), "trainer": trainer})
+    start = to_run_config(cfg)
+    known = identity.folder_name(asdict(settled(start, dirs, (*_above, name))))
+    return Start(start, Path(start.paths.outputs) / start.study / known)
+
+
+@functools.lru_cache
+def _composed_once(overrides: tuple[str, ...], dirs: tuple[Path, ...]) -> DictConfig:
+    return composed(overrides, dirs)
+
+
+def settled(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ...] = ()) -> RunConfig:
+    """`config` with `model.weights=experiment:NAME` replaced by the file that NAME's run leaves; nothing is run."""
+    start = start_of(config, dirs, _above)
+    return config if start is None else replace(config, model=replace(config.model, weights=start.weights))
+
+
+def user_dirs(cfg: DictConfig) -> tuple[Path, ...]:
+    """The folders with the user's own options that `cfg` was composed from."""
+    sources = cfg.hydra.runtime.config_sources
+    return tuple(Path(source.path) for source in sources if source.schema == "file" and source.provider != "main")
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    return identity.folder_name(asdict(settled(to_run_config(_root_), user_dirs(_root_))))
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

@@ -1,0 +1,92 @@
+"""Which settings make two runs the same run.
+
+A run is known by a hash of every setting that changes its result, so that the same run always finds its own folder, whoever
+starts it, wherever its outputs lie and however it is recorded. `NOT_IN_THE_RESULT` lists what is left out, and why.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import is_dataclass
+from pathlib import PurePath
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from fourfold.config import RunConfig
+
+NOT_IN_THE_RESULT = {
+    "study": "a label",
+    "logger": "who is told",
+    "quadrant": "a label",
+    "search": "how the values were chosen, not which",
+    "debug.name": "a label; what a debug option changes is hashed by itself",
+    "paths": "where files lie",
+    "dataset.root": "where files lie, unless the folder is the data set (see ROOT_IS_THE_DATA)",
+    "dataset.download": "whether files may be fetched",
+    "dataset.loader.num_workers": "pixels do not depend on who decodes them",
+    "dataset.loader.pin_memory": "speed",
+    "dataset.loader.persistent_workers": "speed",
+    "model.trust": "a consent",
+    "trainer.eval_batch_size": "speed",
+    "trainer.device": "the same run on another machine; devices differ by rounding",
+    "trainer.threads": "speed; thread counts differ by rounding",
+    "trainer.profile": "a trace beside the run",
+    "trainer.progress": "what the terminal shows",
+}
+ROOT_IS_THE_DATA = ("image_folder", "csv", "target")  # dataset.source values for which dataset.root says which images
+_LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
+
+
+def run_id(plain: dict[str, Any]) -> str:
+    """Hash of the settings that change the result.
+
+    Args:
+        plain: a RunConfig as nested dicts (`dataclasses.asdict`, or `config.json` read back).
+
+    Returns:
+        12 hexadecimal characters. Numbers that are equal for their field's type hash equally (`lr: 1` and `lr: 1.0`), but
+        a count and a fraction do not (`blocks: 1` and `blocks: 1.0`). Weights taken from a run's folder count as that
+        run, wherever the folder lies.
+    """
+    left_out = set(NOT_IN_THE_RESULT)
+    if plain["dataset"]["source"] in ROOT_IS_THE_DATA:
+        left_out.remove("dataset.root")
+    settings = _canonical(plain, RunConfig, "", left_out)
+    settings["model"]["weights"] = _origin(settings["model"]["weights"])
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def folder_name(plain: dict[str, Any]) -> str:
+    """`<dataset>-<model>-<strategy>-s<seed>-<run_id>`, safe on every file system."""
+    names = (plain["dataset"]["name"], plain["model"]["name"], plain["freeze_strategy"]["name"])
+    return "-".join((*map(_safe, names), f"s{plain['seed']}", run_id(plain)))
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_LONGEST_PART] or "unnamed"
+
+
+def _origin(weights: str | None) -> str | None:
+    """`.../<folder_name>/best.pt` is known by the run that wrote it, anything else by its own text."""
+    path = PurePath(weights or "")
+    run = re.fullmatch(r".+-([0-9a-f]{12})", path.parent.name)
+    return f"run:{run[1]}/{path.name}" if run else weights
+
+
+def _canonical(value: Any, hint: Any, key: str, left_out: set[str]) -> Any:
+    """`value` without the keys of `left_out`, its numbers written as the schema's type `hint` reads them."""
+    kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
+    if isinstance(value, dict):
+        hints = get_type_hints(hint) if is_dataclass(hint) else {}
+        children = {name: f"{key}.{name}".lstrip(".") for name in value}
+        return {
+            name: _canonical(child, hints.get(name, Any), children[name], left_out)
+            for name, child in value.items()
+            if children[name] not in left_out
+        }
+    if isinstance(value, list | tuple):
+        item = next((get_args(kind)[0] for kind in kinds if get_origin(kind) is list), Any)
+        return [_canonical(element, item, key, left_out) for element in value]
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    return value
