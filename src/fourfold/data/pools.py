@@ -1,0 +1,111 @@
+"""What every source gives: the images of each official split, undecoded, with their labels already known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fourfold.config import ConfigError
+
+
+class Images(Protocol):
+    """Images that are decoded when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Image.Image | Tensor:
+        """A PIL image, or a tensor [C, H, W]: uint8 pixels, or floats that are handed on as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One official split."""
+
+    images: Images | Tensor  # a tensor is uint8 [N, C, H, W], in memory
+    labels: Tensor  # [N] int64 classes, [N, K] float32 multi-hot, or [N] float32 values
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ConfigError(
+                f"the dataset has {len(self.images)} images but {len(self.labels)} labels: give one label per image"
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A whole dataset as its makers split it."""
+
+    train: Pool
+    val: Pool | None
+    test: Pool | None
+    classes: tuple[str, ...]  # empty for regression
+
+    def pool(self, split: str) -> Pool:
+        """The official split `train`, `val` or `test`, which must exist."""
+        pool: Pool | None = getattr(self, split)
+        assert pool is not None, split
+        return pool
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files on disk."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """The images of a map-style dataset of (image, target) pairs."""
+
+    dataset: Any
+    order: np.ndarray | None = None  # where the dataset's own order is not the same on every machine
+    name: str = "the dataset"
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Image.Image | Tensor:
+        place = index if self.order is None else int(self.order[index])
+        try:
+            image = self.dataset[place][0]
+            if isinstance(image, Image.Image):
+                image.load()
+        except (OSError, UnidentifiedImageError) as error:
+            raise ConfigError(f"image {place} of {self.name} cannot be read ({error}): replace or remove the file") from error
+        return image
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image file and turn it upright by its EXIF orientation.
+
+    Raises:
+        ConfigError: if the file is missing or no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise ConfigError(f"the image file {path} does not exist: correct the path in the dataset") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(
+            f"the image file {path} cannot be read ({error}): replace it or remove it from the dataset"
+        ) from error
+
+
+def class_labels(labels: Any) -> Tensor:
+    """Class numbers in any form (list, array, tensor) as int64 [N]."""
+    return torch.as_tensor(np.asarray(labels).astype(np.int64))
