@@ -71,20 +71,24 @@ def _own_groups(net: nn.Module) -> list[tuple[str, list[str]]]:
         groups = group_parameters(net, matcher(coarse=False))
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError):  # some of timm's have none
         return []
+    return [(_heart(net, params), params) for _, params in sorted(groups.items())]
+
+
+def _heart(net: nn.Module, params: list[str]) -> str:
+    """The module that holds the main part of a group and nothing beside it: `blocks.11` for a transformer block and a norm."""
     sizes = {name: param.numel() for name, param in net.named_parameters()}
-    return [(_common_name(params, sizes), params) for _, params in sorted(groups.items())]
-
-
-def _common_name(params: list[str], sizes: dict[str, int]) -> str:
-    """The deepest module that holds the main part of a group: `blocks.11` for a transformer block and the norm after it."""
-    owners = [name.rpartition(".")[0].split(".") for name in params]
-    weight: Counter[str] = Counter()
-    for owner, name in zip(owners, params, strict=True):
-        weight[owner[0]] += sizes[name] if owner[0] else 0
-    main = weight.most_common(1)[0][0]
-    paths = [owner for owner in owners if owner[0] == main]
-    common = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
-    return ".".join(common) or params[0]
+    path, inside = "", params
+    while len(inside) < sum(name.startswith(path) for name in sizes):
+        weight: Counter[str] = Counter()
+        for name in inside:
+            child, dot, _ = name.removeprefix(path).partition(".")
+            if dot:
+                weight[f"{path}{child}."] += sizes[name]
+        if not weight:
+            return inside[0]  # bare parameters without a module
+        path = weight.most_common(1)[0][0]
+        inside = [name for name in params if name.startswith(path)]
+    return path.removesuffix(".")
 
 
 def _walk(net: nn.Module, heads: tuple[str, ...]) -> list[tuple[str, list[str]]]:
@@ -110,7 +114,19 @@ def _walk(net: nn.Module, heads: tuple[str, ...]) -> list[tuple[str, list[str]]]
 def _opens(module: nn.Module, total: int) -> bool:
     if type(module) in CONTAINERS:
         return True
-    nested = any(any(True for _ in child.children()) for child in module.children())
     if isinstance(module, CONTAINERS):
-        return nested
-    return nested and sum(param.numel() for param in module.parameters()) > total / 2
+        return any(_has_children(child) for child in module.children())
+    return _nests(module) and sum(param.numel() for param in module.parameters()) > total / 2
+
+
+def _nests(module: nn.Module) -> bool:
+    """Whether it holds blocks, and not only layers and chains of layers (a shortcut)."""
+    for child in module.children():
+        chained = child.children() if isinstance(child, CONTAINERS) else [child]
+        if any(_has_children(link) for link in chained):
+            return True
+    return False
+
+
+def _has_children(module: nn.Module) -> bool:
+    return any(True for _ in module.children())

@@ -64,7 +64,7 @@ def _listen(net: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[Ten
 
     def cut(module: nn.Module, args: object, output: Tensor) -> Tensor:
         said.append(output.detach().requires_grad_())
-        return said[-1]
+        return said[-1].clone()  # a leaf may not be changed in place, as squeezenet's ReLU does
 
     hook = net.get_submodule(name).register_forward_hook(cut)
     try:

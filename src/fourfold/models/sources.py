@@ -62,8 +62,8 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
     name = config.name
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        elsewhere = ", or use model=timm" if timm.is_model(name) else ""
-        raise ConfigError(f"model.name={name} is not a classification model of torchvision{nearest(name, known)}{elsewhere}")
+        elsewhere = " (model=timm has it)" if timm.is_model(name) else ""
+        raise ConfigError(f"model.name={name} is not a classification model of torchvision{elsewhere}{nearest(name, known)}")
     choices = torchvision.models.get_model_weights(name)
     weights: Any = None
     if tag == "default":
@@ -73,7 +73,10 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
             allowed = tuple(choices.__members__)
             raise ConfigError(f"model.weights={tag} is not one of {', '.join(allowed)}, default, null, or the path of a file")
         weights = choices[tag]
+    meta = preprocessing.from_torchvision((weights or choices.DEFAULT).transforms())
     kwargs: dict[str, Any] = {}
+    if name.startswith("vit_") and weights is None:
+        kwargs = {"image_size": config.image_size or meta.size}
     if name in WITH_AUXILIARY_HEADS:
         # Their weights were trained on inputs in [-1, 1]. Random weights do not mind, and a checkpoint of a run on those
         # weights has to find the same network again.
@@ -82,7 +85,6 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
         net = _called(torchvision.models.get_model, config, name, weights=weights, **kwargs)
     if name in WITH_AUXILIARY_HEADS:
         _drop_auxiliary_heads(net)
-    meta = preprocessing.from_torchvision((weights or choices.DEFAULT).transforms())
     return Built(net, meta, f"torchvision {name}.{weights.name}" if weights else "random")
 
 
@@ -96,9 +98,8 @@ def _drop_auxiliary_heads(net: nn.Module) -> None:
 def _timm(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
     name, _, own_tag = config.name.partition(".")
     if not timm.is_model(name):
-        known = timm.list_models()
-        elsewhere = ", or use model=torchvision" if name in torchvision.models.list_models(module=torchvision.models) else ""
-        raise ConfigError(f"model.name={config.name} is not a model of timm{nearest(name, known)}{elsewhere}")
+        elsewhere = " (model=torchvision has it)" if name in torchvision.models.list_models(module=torchvision.models) else ""
+        raise ConfigError(f"model.name={config.name} is not a model of timm{elsewhere}{nearest(name, timm.list_models())}")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     chosen = own_tag if tag in (None, "default") else tag
     if own_tag and chosen != own_tag:
