@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +22,8 @@ from fourfold.explain import COMPOSITION_ERRORS, explain, unknown_key
 _EXPERIMENT = "experiment:"
 ROOT = "config"  # the primary config: conf/config.yaml
 HYDRA_VERSION_BASE = "1.3"
-_FREEZE_KEY = re.compile(r"(?P<prefix>\+\+|\+|~)?freeze(?=[=@.]|$)")
-_FREEZE_CHOICE = re.compile(r"(?:\+\+|\+|~)?(freeze|freeze_strategy)(?:@[^=]*)?(?:=|$)")
+_FREEZE_KEY = re.compile(r"^(?P<prefix>[+~]*)freeze(?=[=@.]|$)")
+_FREEZE_CHOICE = re.compile(r"[+~]*(freeze|freeze_strategy)(?:@[^=]*)?(?:=|$)")
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> RunConfig:
@@ -58,8 +59,7 @@ def canonical(overrides: Sequence[str]) -> list[str]:
     chosen = {match[1] for override in overrides if (match := _FREEZE_CHOICE.match(override))}
     if len(chosen) > 1:
         raise ConfigError("freeze= and freeze_strategy= name the same option; give one of them")
-    return [_FREEZE_KEY.sub(lambda match: f"{match['prefix'] or ''}freeze_strategy", each, count=1)
-            if _FREEZE_KEY.match(each) else each for each in overrides]  # fmt: skip
+    return [_FREEZE_KEY.sub(r"\g<prefix>freeze_strategy", override, count=1) for override in overrides]
 
 
 def register(dirs: Sequence[Path] = ()) -> None:
@@ -116,8 +116,9 @@ def _searchpath(overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
         return []
     if any(override.startswith("hydra.searchpath=") for override in overrides):
         raise ConfigError("--config-dir and hydra.searchpath= both add folders with options; give one of them")
-    paths = (str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in dirs)
-    return ["hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in paths) + "]"]
+    paths = (str(folder).replace("'", r"\'") for folder in dirs)
+    quoted = (f"'file://{path}'" for path in paths)
+    return [f"hydra.searchpath=[{','.join(quoted)}]"]
 
 
 def to_run_config(cfg: DictConfig) -> RunConfig:
@@ -128,10 +129,11 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
         omegaconf.errors.OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
     """
     _refuse_unknown(cfg, RunConfig)
-    nodes: dict[str, Any] = {field.name: cfg[field.name] for field in fields(RunConfig)}
-    config = RunConfig(
-        **{name: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for name, node in nodes.items()}
-    )
+    nodes = {field.name: cfg[field.name] for field in fields(RunConfig)}
+    values: dict[str, Any] = {
+        key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()
+    }
+    config = RunConfig(**values)
     validate(config)
     return config
 
@@ -155,6 +157,7 @@ class Start:
 
     config: RunConfig
     folder: Path
+    overrides: tuple[str, ...]
 
     @property
     def weights(self) -> str:
@@ -173,13 +176,13 @@ def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ..
     name = weights.removeprefix(_EXPERIMENT)
     if name in _above:
         raise ConfigError(f"model.weights={weights} starts from itself: choose model.weights=null or a file in that experiment")
-    debug = ("debug=smoke",) if config.debug.name == "smoke" else ()
-    cfg = copy.deepcopy(_composed_once((f"experiment={name}", *debug), tuple(dirs)))
+    overrides = (f"experiment={name}", *(["debug=smoke"] if config.debug.name == "smoke" else []))
+    cfg = copy.deepcopy(_composed_once(overrides, tuple(dirs)))
     trainer = {key: getattr(config.trainer, key) for key in ("device", "threads", "progress")}
     cfg.merge_with({"study": "pretrained", "paths": asdict(config.paths), "logger": asdict(config.logger), "trainer": trainer})
     start = to_run_config(cfg)
-    known = identity.folder_name(asdict(settled(start, dirs, (*_above, name))))
-    return Start(start, Path(start.paths.outputs) / start.study / known)
+    folder = identity.folder_name(asdict(settled(start, dirs, (*_above, name))))
+    return Start(start, Path(start.paths.outputs) / start.study / folder, overrides)
 
 
 @functools.lru_cache
@@ -193,14 +196,14 @@ def settled(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ...
     return config if start is None else replace(config, model=replace(config.model, weights=start.weights))
 
 
-def user_dirs(cfg: DictConfig) -> tuple[Path, ...]:
-    """The folders with the user's own options that `cfg` was composed from."""
-    sources = cfg.hydra.runtime.config_sources
+def user_dirs(job: HydraConf) -> tuple[Path, ...]:
+    """The folders with the user's own options, out of the `hydra` node of a composed config."""
+    sources = job.runtime.config_sources
     return tuple(Path(source.path) for source in sources if source.schema == "file" and source.provider != "main")
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
-    return identity.folder_name(asdict(settled(to_run_config(_root_), user_dirs(_root_))))
+    return identity.folder_name(asdict(settled(to_run_config(_root_), user_dirs(_root_.hydra))))
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

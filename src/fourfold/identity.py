@@ -27,12 +27,13 @@ NOT_IN_THE_RESULT = {
     "dataset.loader.persistent_workers": "speed",
     "model.trust": "a consent",
     "trainer.eval_batch_size": "speed",
+    "trainer.checkpoint_seconds": "how often, not what",
     "trainer.device": "the same run on another machine; devices differ by rounding",
     "trainer.threads": "speed; thread counts differ by rounding",
     "trainer.profile": "a trace beside the run",
     "trainer.progress": "what the terminal shows",
 }
-ROOT_IS_THE_DATA = ("image_folder", "csv", "target")  # dataset.source values for which dataset.root says which images
+ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
 
 

@@ -1,0 +1,111 @@
+"""`fourfold -m`: every swept key once, every value checked, and a study folder that the same command finds again."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
+
+from fourfold import groups
+from fourfold.compose import ROOT, canonical, composed, hydra_context
+
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A multirun, checked."""
+
+    overrides: list[str]  # what Hydra is given, in canonical spelling
+    folders: tuple[Path, ...]  # of the study, or of each when `study` itself is swept
+
+
+def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> Plan:
+    """Prepare a multirun, and refuse what cannot run before any job has started.
+
+    The basic sweeper's own `hydra.sweeper.params` (of an experiment or a search) join the overrides; where both name a key,
+    the command line's values are taken. Not every combination is composed, which takes a tenth of a second each, but every
+    value once, beside the first value of all other keys.
+
+    Args:
+        overrides: The command line's, in canonical spelling.
+        dirs: Folders with the user's own options.
+        config_name: The primary config.
+
+    Raises:
+        ConfigError: a job cannot run.
+        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: a job cannot be composed.
+    """
+    cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
+    merged = [*_params(cfg, overrides, dirs), *overrides]
+    if len(merged) > len(overrides):
+        merged.append("hydra.sweeper.params=null")
+    parsed = _parsed(merged, dirs)
+    study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
+    folders = []
+    for point in _points(parsed):
+        job = composed([*point, *study], dirs, config_name)
+        _ = job.hydra.sweep.subdir  # composes and validates all of it: the name of the run's folder is a hash of the run
+        folders.append(Path(job.hydra.sweep.dir))
+    return Plan([*merged, *study], tuple(dict.fromkeys(folders)))
+
+
+def _params(cfg: DictConfig, overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
+    """`hydra.sweeper.params` as overrides, without those that the command line has anyway."""
+    if cfg.hydra.sweeper.get("_target_") != _BASIC_SWEEPER:
+        return []
+    params = canonical([f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()])
+    given = {override.key_or_group for override in _parsed(overrides, dirs)}
+    return [text for text, param in zip(params, _parsed(params, dirs), strict=True) if param.key_or_group not in given]
+
+
+def _parsed(overrides: Sequence[str], dirs: Sequence[Path]) -> list[Override]:
+    with hydra_context(dirs):
+        return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([*overrides])
+
+
+def _points(parsed: Sequence[Override]) -> list[list[str]]:
+    """The first value of everything, then that with each other value in turn. A continuous range is left at its default."""
+    choices = [values for override in parsed if (values := _values(override))]
+    first = [values[0] for values in choices]
+    others = [[*first[:i], value, *first[i + 1 :]] for i, values in enumerate(choices) for value in values[1:]]
+    return [first, *others]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        return []
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _study_name(parsed: Sequence[Override], overrides: Sequence[str]) -> str:
+    """`<keys swept>-<hash of the command>`: the same command, in any order and on any launcher, names the same study."""
+    swept = dict.fromkeys(override.key_or_group.rpartition(".")[2] for override in parsed if override.is_sweep_override())
+    words = sorted(override for override in overrides if not re.match(r"[+~]*hydra[./]", override))
+    digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(swept) or "multirun")[:80] + f"-{digest}"
+
+
+def _unnamed_study() -> str:
+    """The study of whoever names none."""
+    return str(OmegaConf.load(groups.conf_dir() / f"{ROOT}.yaml").study)
+
+
+@contextmanager
+def checked_already() -> Iterator[None]:
+    """Keep Hydra's sweeper from composing every job once more before the launcher does: `plan` has checked each value."""
+    check = Sweeper.validate_batch_is_legal
+    Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
