@@ -1,4 +1,4 @@
-"""Ten procedural colour textures: a class is a structure, never a colour, a scale or a direction."""
+"""Ten procedural colour textures: a class is a structure, in random colours, scale, place and (within 30 degrees) direction."""
 
 import math
 from collections.abc import Callable
@@ -33,10 +33,10 @@ def _uniform(low: float, high: float, n: int, generator: torch.Generator) -> Ten
 
 
 def _plane(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Coordinates [N, H, W] of n planes in random directions, from 2.5 to 5 periods across an image."""
+    """Coordinates [N, H, W] of n planes at random angles and places, from 2.5 to 5 periods across an image."""
     axis = torch.linspace(-0.5, 0.5, SIDE)
     down, across = torch.meshgrid(axis, axis, indexing="ij")
-    angle, periods = _uniform(0, 2 * math.pi, n, generator), _uniform(2.5, 5.0, n, generator)
+    angle, periods = _uniform(-math.pi / 6, math.pi / 6, n, generator), _uniform(2.5, 5.0, n, generator)
     x = periods * (across * angle.cos() + down * angle.sin()) + _uniform(0, 1, n, generator)
     y = periods * (down * angle.cos() - across * angle.sin()) + _uniform(0, 1, n, generator)
     return x, y
@@ -46,15 +46,12 @@ def _paint(heights: Tensor, generator: torch.Generator) -> Tensor:
     """Heights [N, H, W] between two random colours under slanting light, with noise: uint8 [N, 3, H, W]."""
     n = len(heights)
     low, high = torch.rand(2, n, 3, 1, 1, generator=generator)
-    slope = torch.randn(n, 3, 2, generator=generator) * 0.25
+    slope = torch.randn(n, 3, 2, generator=generator) * 0.1
     axis = torch.linspace(-0.5, 0.5, SIDE)
     light = slope[..., :1, None] * axis[:, None] + slope[..., 1:, None] * axis  # [N, 3, H, W]
-    noise = _uniform(0.05, NOISE, n, generator)[:, None] * torch.randn(n, 3, SIDE, SIDE, generator=generator)
+    noise = _uniform(0, 0.1, n, generator)[:, None] * torch.randn(n, 3, SIDE, SIDE, generator=generator)
     colour = low + (high - low) * (heights[:, None] + 1) / 2
     return ((colour + light + noise).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-NOISE = 0.2
 
 
 def _wave(phase: Tensor) -> Tensor:
