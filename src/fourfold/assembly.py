@@ -72,7 +72,7 @@ class Parts:
             freeze.apply(self.net, self.plan.phases[phase], self.plan.norm_stats)
             joining = [group for group in self.plan.groups if group.phase == phase]
             optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
-            self.wrapped = _wrap(self.net, self.ranks, self.config)
+            self.wrapped = _wrap(self.net, self.ranks)
         proofs.append(freeze.begin_proof(self.net, phase, epoch))
 
     def save(self, folder: Path, *, best: bool = False) -> None:
@@ -98,9 +98,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     )
     splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed)
     train, val = _batches(config, splits, ranks)
-    net = model.net.to(ranks.device)
-    if config.trainer.channels_last:
-        net = net.to(memory_format=torch.channels_last)
+    net = _placed(model.net, config, ranks)
     kit = _kit(config, splits, model, ranks)
 
     saved = checkpoint.load(folder / "last.pt", ranks.device)
@@ -120,7 +118,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
         splits=splits,
         model=model,
         net=net,
-        wrapped=_wrap(net, ranks, config),
+        wrapped=_wrap(net, ranks),
         plan=plan,
         train=train,
         val=val,
@@ -209,10 +207,21 @@ def _monitor(config: RunConfig, task: str) -> str:
     return config.trainer.monitor
 
 
-def _wrap(net: nn.Module, ranks: Ranks, config: RunConfig) -> nn.Module:
+def _placed(net: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
+    """The network on its device, before anything is frozen: synchronised batch norm replaces modules."""
+    if config.trainer.sync_batchnorm and ranks.world > 1:
+        if ranks.device.type != "cuda":
+            raise ConfigError(
+                f"trainer.sync_batchnorm=true needs CUDA, but this process runs on {ranks.device.type}: "
+                "set it to false, or freeze_strategy.norm_stats=frozen"
+            )
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net = net.to(ranks.device)
+    return net.to(memory_format=torch.channels_last) if config.trainer.channels_last else net
+
+
+def _wrap(net: nn.Module, ranks: Ranks) -> nn.Module:
     """DistributedDataParallel under torchrun; made anew in each phase, since it looks at what learns only when it is made."""
     if ranks.world == 1:
         return net
-    if config.trainer.sync_batchnorm:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     return DistributedDataParallel(net, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)
