@@ -200,22 +200,24 @@ def reachable_mode(wanted: str) -> Mode:
     session = wandb.setup().settings.mode
     if session in modes:
         return modes[session]
-    if logged_in(verify=wanted == "auto"):
+    if logged_in(must=wanted == "online"):
         return "online"
-    if wanted == "online":
-        log.warning("logger.wandb.mode=online, but W&B has no key here: this process goes on offline; run `wandb login`")
     go_offline()
     return "offline"
 
 
 @functools.cache  # once per process: a server that does not answer costs 10 s
-def logged_in(verify: bool) -> bool:
-    """Whether there is a key and, with `verify`, a server that accepts it."""
+def logged_in(must: bool) -> bool:
+    """Whether there is a key, and a server that accepts it. A missing key is worth a warning only where it `must` be there."""
     try:
-        return wandb.login(prompt=False, verify=verify)
+        if wandb.login(prompt=False, verify=True):
+            return True
     except Exception as error:
         log.warning("W&B cannot be used online (%s): this process goes on offline", _first_line(error))
         return False
+    if must:
+        log.warning("logger.wandb.mode=online, but W&B has no key here: this process goes on offline; run `wandb login`")
+    return False
 
 
 def go_offline() -> None:
