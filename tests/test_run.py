@@ -269,10 +269,10 @@ def test_regression_and_multilabel_run(tmp_path: Path) -> None:
         lines["tags"].append(f"{i}.png,{'red' if i > 12 else 'blue'}{'|many' if i % 2 else ''}")
     for name, rows in lines.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
-    own = ["dataset=csv", "dataset.train_size=null", "dataset.val_size=6", "dataset.test_size=6"]
-    regression = run(config(*own, f"dataset.kwargs.path={tmp_path}/value.csv", "dataset.task=regression"), tmp_path / "r")
+    own = ["dataset=csv", f"dataset.root={tmp_path}", "dataset.train_size=null", "dataset.val_size=6", "dataset.test_size=6"]
+    regression = run(config(*own, "dataset.kwargs.file=value.csv", "dataset.task=regression"), tmp_path / "r")
     assert set(regression["metrics"]["test"]) == {"loss", "mae", "rmse", "r2"}
-    tags = run(config(*own, f"dataset.kwargs.path={tmp_path}/tags.csv", "dataset.task=multilabel"), tmp_path / "m")
+    tags = run(config(*own, "dataset.kwargs.file=tags.csv", "dataset.task=multilabel"), tmp_path / "m")
     assert set(tags["metrics"]["test"]) == {"loss", "acc", "macro_f1", "mean_ap"}
     assert sorted(tags["classes"]) == ["blue", "many", "red"]
 

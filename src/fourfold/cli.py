@@ -15,6 +15,8 @@ from fourfold.config import ConfigError, RunConfig
 if TYPE_CHECKING:  # `fourfold --help` does without Hydra
     from omegaconf import DictConfig
 
+    from fourfold.compose import Start
+
 log = logging.getLogger(__name__)
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes
@@ -57,8 +59,11 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _dispatch(args: Sequence[str]) -> None:
+    completing = {"-sc", "--shell-completion"} & {*args} and os.environ.get("COMP_LINE")
     asked = Invocation.of(args)
-    if "--version" in args:
+    if completing:  # the words typed so far come in a variable
+        _hydra(replace(asked, config_dir=Invocation.of(completing.split()[1:]).config_dir))
+    elif "--version" in args:
         print(f"fourfold {__version__}")
     elif {"-h", "--help"} & {*args}:
         from fourfold.usage import usage
@@ -184,13 +189,23 @@ def task(cfg: "DictConfig") -> None:
 
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
+    alone = job.mode == RunMode.RUN
+    if alone and job.sweeper.get("params"):
+        _say(f"this is one run; add -m to run every value of {', '.join(job.sweeper.params)}", 0)
     try:
-        execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job))
+        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job))
     except (Exception, SystemExit) as error:  # a SystemExit would end the whole sweep
         failure = error if isinstance(error, ConfigError) else _failure(error, folder)
-        if job.mode == RunMode.MULTIRUN:
+        if not alone:
             _say(f"{folder.name}: {failure}", FAILED)
         raise failure from error
+    if alone and os.environ.get("RANK", "0") == "0":
+        print(_told(result, folder))
+
+
+def _told(result: dict[str, Any], folder: Path) -> str:
+    scores = (f"{name} {value:.4g}" for name, value in result["metrics"]["test"].items() if isinstance(value, int | float))
+    return f"test: {', '.join(scores)} (epoch {result['best_epoch']}, the best on validation) in {os.path.relpath(folder)}"
 
 
 def _failure(error: BaseException, folder: Path) -> RunFailed:
@@ -214,13 +229,22 @@ def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), di
         The result, as in `result.json`.
     """
     from fourfold.compose import settled, start_of
-    from fourfold.files import lock
 
     start = start_of(config, dirs)
     if start is not None:
-        with lock(start.folder / ".lock"):  # several runs want it at once: one makes it, the others wait
-            execute(start.config, start.folder, start.overrides, dirs)
+        _finish_start(start, dirs)
     config = settled(config, dirs)
     from fourfold.run import run
 
     return run(config, folder, overrides, run_id=identity.run_id(asdict(config)))
+
+
+def _finish_start(start: "Start", dirs: Sequence[Path]) -> None:
+    from fourfold.files import lock
+
+    result = start.folder / "result.json"
+    if not result.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"torchrun cannot make {start.weights} on the way: first run `fourfold {start.overrides[0]}` alone")
+    with lock(start.folder / ".lock"):  # several runs want it at once: one makes it, the others wait
+        if not result.exists():
+            execute(start.config, start.folder, start.overrides, dirs)

@@ -167,8 +167,8 @@ class Start:
 def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ...] = ()) -> Start | None:
     """The run that `config` starts from, or None when its weights are already there.
 
-    Nothing that changes the start's result comes from `config`: it takes over the paths, the loggers and the device, so that
-    all the runs of a study share one start. Only `debug=smoke` is passed on: a smoke run starts from smoke weights.
+    Nothing that changes the start's result comes from `config`, so that all the runs of a study share one start: it takes over
+    the paths and the device, and tells no logger. Only `debug=smoke` is passed on: a smoke run starts from smoke weights.
     """
     weights = config.model.weights or ""
     if not config.freeze_strategy.pretrained or not weights.startswith(_EXPERIMENT):
@@ -176,10 +176,10 @@ def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ..
     name = weights.removeprefix(_EXPERIMENT)
     if name in _above:
         raise ConfigError(f"model.weights={weights} starts from itself: choose model.weights=null or a file in that experiment")
-    overrides = (f"experiment={name}", *(["debug=smoke"] if config.debug.name == "smoke" else []))
+    overrides = (f"experiment={name}", "logger=none", *(["debug=smoke"] if config.debug.name == "smoke" else []))
     cfg = copy.deepcopy(_composed_once(overrides, tuple(dirs)))
     trainer = {key: getattr(config.trainer, key) for key in ("device", "threads", "progress")}
-    cfg.merge_with({"study": "pretrained", "paths": asdict(config.paths), "logger": asdict(config.logger), "trainer": trainer})
+    cfg.merge_with({"study": "pretrained", "paths": asdict(config.paths), "trainer": trainer})
     start = to_run_config(cfg)
     folder = identity.folder_name(asdict(settled(start, dirs, (*_above, name))))
     return Start(start, Path(start.paths.outputs) / start.study / folder, overrides)

@@ -31,13 +31,10 @@ def create(config: LossConfig, task: str, class_weights: Tensor | None = None) -
         return squared_error
     if name == "bce":
         return binary_cross_entropy
+    if name == "focal" and task == "multilabel":
+        return partial(binary_focal, gamma=config.gamma)
     if name == "focal":
-        kind = focal if task == "classification" else binary_focal
-        return (
-            partial(kind, gamma=config.gamma, weights=class_weights)
-            if task == "classification"
-            else partial(kind, gamma=config.gamma)
-        )
+        return partial(focal, gamma=config.gamma, weights=class_weights)
     return partial(cross_entropy, smoothing=config.label_smoothing, weights=class_weights)
 
 

@@ -21,7 +21,7 @@ def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -
     Raises:
         ConfigError: timm does not know the optimizer, or it refuses an argument.
     """
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise ConfigError(
             f"optimizer.name={config.name} is not one of timm's optimizers{nearest(config.name, known)} "

@@ -43,7 +43,7 @@ def describe(parts: Parts, run_id: str, overrides: tuple[str, ...], tested: dict
         },
         "peak_memory_bytes": _peak_memory(parts.ranks.device),
         "manifest_hash": parts.splits.manifest.hash,
-        "images": {"train": len(parts.splits.train), "val": len(parts.splits.val), "test": len(parts.splits.test)},
+        "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)},
         "test_opened": parts.splits.test.opened,
         "confusion": tested.get("confusion"),
         "classes": list(parts.splits.classes),

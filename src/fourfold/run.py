@@ -89,7 +89,7 @@ def _story(
         while not parts.done():
             parts.enter_phase()
             display.epoch(state.epoch, parts.steps)
-            row = _train(parts, interrupted, folder, lambda loss, lr: (display.step(loss, lr), profile_step()))
+            row = _train(parts, interrupted, folder, display, profile_step)
             validated = state.epoch % config.trainer.val_every == 0 or state.epoch == config.trainer.epochs
             improved = validated and _validate(parts, row)
             if ranks.first:
@@ -122,11 +122,16 @@ def _story(
 
 
 def _train(
-    parts: Parts, interrupted: Callable[[], bool], folder: Path, on_step: Callable[[Callable[[], float], float], Any]
+    parts: Parts, interrupted: Callable[[], bool], folder: Path, display: Display, profile_step: Callable[[], None]
 ) -> dict[str, float]:
     """What remains of one epoch; counts the epoch in the state, and begins the row that records it."""
     state, ranks = parts.state, parts.ranks
     started = time.perf_counter()
+
+    def on_step(loss: Callable[[], float], lr: float) -> None:
+        display.step(loss, lr)
+        profile_step()
+
     whole = train_one_epoch(
         parts.wrapped,
         parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),

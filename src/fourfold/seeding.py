@@ -19,10 +19,10 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def rng_state() -> dict[str, Any]:
     """The state of every generator, as tensors and plain values that `torch.load(weights_only=True)` reads."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = numpy.random.get_state()  # noqa: NPY002
+    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
-        "numpy": (name, torch.from_numpy(keys.astype(numpy.int64)), position, has_gauss, cached),
+        "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
