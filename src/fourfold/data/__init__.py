@@ -12,7 +12,7 @@ from fourfold.data.images import ImageSet, TensorSet
 from fourfold.data.sealed import SealedSplit, TestSplitOpened
 from fourfold.data.sources import open_source
 from fourfold.data.splits import Manifest, choose
-from fourfold.data.transforms import Prepare, Preprocessing, evaluation, mixer, normalizer, training, unchanged
+from fourfold.data.transforms import Prepare, Preprocessing, evaluation, mixer, normalizer, plain_square, training
 
 __all__ = [
     "Batches",
@@ -82,8 +82,7 @@ def load_splits(config: DatasetConfig, transform: TransformConfig, preprocessing
 
     def part(origin: str, indices: np.ndarray, prepare: Prepare, recipe: TransformConfig | None) -> Dataset:
         pool = source.pool(origin)
-        in_memory = isinstance(pool.images, Tensor) and collate != "pad"  # a padded batch carries a mask
-        if in_memory and unchanged(recipe, preprocessing, *pool.images.shape[-2:]):
+        if isinstance(pool.images, Tensor) and plain_square(recipe, preprocessing, pool.images, collate):
             return TensorSet(pool.images, pool.labels, indices, in_chans)
         return ImageSet(pool, indices, prepare, preprocessing.size)
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from fourfold.config import ConfigError, LoaderConfig
 
 Batch = tuple[Tensor, ...]  # (inputs, targets), or with collate=pad (inputs, targets, mask)
+MASK = 2**64 - 1  # seeds may be negative, numpy's and struct's words may not
 Share = list[list[int]]  # positions in the dataset of each micro-batch of one step, of this process
 
 
@@ -89,7 +90,7 @@ class Batches:
 
     def order(self, epoch: int) -> list[int]:
         """Positions in the dataset in the order in which an epoch sees them; a function of the seed and the epoch."""
-        rng = np.random.Generator(np.random.PCG64([self.seed & (2**64 - 1), epoch]))
+        rng = np.random.Generator(np.random.PCG64([self.seed & MASK, epoch]))
         if not self.shuffle or self.loader.sampler == "sequential":
             return list(range(self.images))
         draws = rng.random(self.images)
@@ -164,7 +165,8 @@ class _Reader(Dataset):
 
 def image_seed(seed: int, epoch: int, position: int) -> int:
     """The seed of one image's augmentation in one epoch."""
-    return int.from_bytes(hashlib.blake2b(struct.pack("<3q", seed, epoch, position), digest_size=8).digest(), "little")
+    words = struct.pack("<Q2q", seed & MASK, epoch, position)
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
 def collated(samples: Sequence[tuple[Any, Any]], collate: str, size: int | None = None) -> Batch:

@@ -107,7 +107,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "sun397": Recipe("SUN397", "SUN397", _HIDDEN, sort_by=attrgetter("_image_files")),
     "imagenette": Recipe(  # its val is what everybody reports: our test
-        "Imagenette", "imagenette2", _of_samples, lambda d: [names[0] for names in d.classes], train=_TRAIN, test=_VAL
+        "Imagenette",
+        "imagenette2-160, imagenette2-320 or imagenette2",
+        _of_samples,
+        lambda d: [names[0] for names in d.classes],
+        train=_TRAIN,
+        test=_VAL,
     ),
 }
 

@@ -26,14 +26,18 @@ def open_source(config: DatasetConfig, seed: int) -> Source:
         ConfigError: if it is not there, or is not what the config says.
     """
     key = {name: getattr(config, name) for name in ("name", "source", "_target_", "kwargs", "root", "download", "task")}
-    source = _open(json.dumps(key, sort_keys=True), seed if config.source == "target" else 0)
-    _check(source, config)
-    return source
+    return _open(json.dumps(key, sort_keys=True), seed if config.source == "target" else 0)
 
 
 @functools.lru_cache(maxsize=2)
 def _open(key: str, seed: int) -> Source:
     given = json.loads(key)
+    source = _made(given, seed)
+    _check(source, given["name"], given["task"])
+    return source
+
+
+def _made(given: dict[str, Any], seed: int) -> Source:
     kind, name, kwargs, task = given["source"], given["name"], given["kwargs"], given["task"]
     root = Path(given["root"]).expanduser()
     if kind == "target":
@@ -52,7 +56,7 @@ def _open(key: str, seed: int) -> Source:
     if kind == "huggingface":
         return _call(hub.huggingface, kwargs, root)
     if kind == "generated":
-        return _generated(generated.load(name, kwargs, root))
+        return _generated(generated.load(name, kwargs))
     return catalog.open_torchvision(name, kwargs, root, download=given["download"])
 
 
@@ -80,18 +84,18 @@ def _call(function: Callable[..., Source], kwargs: dict[str, Any], *fixed: Any, 
     return function(*fixed, **more, **kwargs)
 
 
-def _check(source: Source, config: DatasetConfig) -> None:
+def _check(source: Source, name: str, task: str) -> None:
     labels = [pool.labels for pool in (source.train, source.val, source.test) if pool is not None]
     if len(labels[0]) == 0:
-        raise ConfigError(f"dataset={config.name} holds no training image: give one that does")
-    if config.task == "multilabel" and any(part.shape[1:] != (len(source.classes),) for part in labels):
-        raise ConfigError(f"dataset={config.name} has multi-hot labels of another width than its {len(source.classes)} classes")
-    if config.task == "classification":
+        raise ConfigError(f"dataset={name} holds no training image: give one that does")
+    if task == "multilabel" and any(part.shape[1:] != (len(source.classes),) for part in labels):
+        raise ConfigError(f"dataset={name} has multi-hot labels of another width than its {len(source.classes)} classes")
+    if task == "classification":
         numbers = torch.cat(labels)
         if numbers.min() < 0 or numbers.max() >= len(source.classes):
             raise ConfigError(
-                f"dataset={config.name} has class numbers from {int(numbers.min())} to {int(numbers.max())}, but "
+                f"dataset={name} has class numbers from {int(numbers.min())} to {int(numbers.max())}, but "
                 f"{len(source.classes)} classes: number them from 0"
             )
         if len(source.classes) < 2:
-            raise ConfigError(f"dataset={config.name} has one class, {source.classes[0]}: two or more are needed")
+            raise ConfigError(f"dataset={name} has one class, {source.classes[0]}: two or more are needed")

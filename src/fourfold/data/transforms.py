@@ -101,10 +101,12 @@ def training(config: TransformConfig, preprocessing: Preprocessing, in_chans: in
     return Prepare(in_chans, v2.Compose(steps), recipe in policies or interpolation.value not in TENSOR_INTERPOLATIONS)
 
 
-def unchanged(config: TransformConfig | None, preprocessing: Preprocessing, height: int, width: int) -> bool:
-    """Whether an image of this size leaves the transform (None: the evaluation's) as it came, whatever the collate."""
-    plain = config is None or config.augmentation == "none"
-    return plain and height == width == preprocessing.size == preprocessing.resize
+def plain_square(config: TransformConfig | None, preprocessing: Preprocessing, images: Tensor, collate: str) -> bool:
+    """Whether images [N, C, H, W] leave the transform (None: the evaluation's) as they came."""
+    augmented = config is not None and config.augmentation != "none"
+    height, width = images.shape[-2:]
+    fits = height == width == preprocessing.size == preprocessing.resize
+    return fits and not augmented and collate != "pad"  # whose batches carry a mask
 
 
 def with_channels(image: Any, in_chans: int) -> Any:

@@ -1,0 +1,341 @@
+"""The user's own images, made-up ones, and what is said when they are not as they should be."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourfold.config import ConfigError, DatasetConfig
+from fourfold.data import Batches, load_splits, outline
+from fourfold.data.pools import Source
+from fourfold.data.sources import open_source
+
+from .making import FAKE, Preprocessing, dataset, transform, write_image
+
+TABLE = {"path_column": "path", "label_column": "label", "split_column": "split", "separator": "|"}
+
+
+def folder(root: Path) -> DatasetConfig:
+    return dataset(name="image_folder", source="image_folder", kwargs={}, root=str(root))
+
+
+def table(root: Path, text: str, task: str = "classification", **changes: Any) -> DatasetConfig:
+    (root / "labels.csv").write_text(text)
+    kwargs = TABLE | {"file": "labels.csv"} | changes
+    return dataset(name="csv", source="csv", kwargs=kwargs, root=str(root), task=task)
+
+
+def custom(function: str, task: str = "classification", **kwargs: Any) -> DatasetConfig:
+    return dataset(name="custom", source="target", _target_=f"their_data.{function}", kwargs=kwargs, task=task)
+
+
+def opened(config: DatasetConfig) -> Source:
+    return open_source(config, seed=0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name, grey in (("a", 10), ("b", 100), ("c", 200)):
+        write_image(tmp_path / f"{name}.png", grey)
+    return tmp_path
+
+
+@pytest.fixture
+def their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_data.py").write_text("""
+import torch
+
+class Numbers(torch.utils.data.Dataset):
+    def __init__(self, count, target=lambda i: i % 2):
+        self.count, self.target, self.read = count, target, 0
+    def __len__(self):
+        return self.count
+    def __getitem__(self, index):
+        self.read += 1
+        return torch.full((3, 16, 16), index, dtype=torch.uint8), self.target(index)
+
+class Labelled(Numbers):
+    targets = [i % 2 for i in range(30)]
+    def __getitem__(self, index):
+        raise AssertionError("decoded")
+
+def one(count, seed=None):
+    made = Numbers(count)
+    made.seed = seed
+    return made
+def several(count):
+    return {"train": Numbers(count), "val": None, "test": Numbers(4), "classes": ["even", "odd"]}
+def labelled(): return Labelled(30)
+def values(): return Numbers(30, lambda i: i / 3)
+def many(): return Numbers(30, lambda i: [1, i % 2, 0])
+def words(): return Numbers(30, lambda i: "word")
+def typo(): return {"trian": Numbers(3)}
+def stream(): return {"train": iter([])}
+""")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_data", raising=False)
+
+
+# folders
+
+
+def test_a_folder_of_classes_is_split_by_us(tmp_path: Path) -> None:
+    for name, grey in (("cat", 50), ("dog", 150)):
+        for i in range(10):
+            write_image(tmp_path / name / "deeper" / f"{i}.JPG", grey)
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    splits = load_splits(folder(tmp_path), transform("none"), Preprocessing(), seed=0)
+    assert splits.classes == ("cat", "dog")
+    assert splits.class_counts == (6, 6)
+    pixels, label = splits.train[0]
+    assert (pixels.shape, pixels.unique().item(), label.item()) == ((3, 16, 16), 50, 0)
+
+
+@pytest.mark.parametrize("theirs", ["val", "valid", "validation"])
+def test_its_own_val_and_test_folders_are_kept(tmp_path: Path, theirs: str) -> None:
+    for split, count in (("train", 4), (theirs, 2), ("test", 3)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                write_image(tmp_path / split / name / f"{i}.png")
+    source = opened(folder(tmp_path))
+    assert source.val is not None
+    assert source.test is not None
+    assert [len(pool.labels) for pool in (source.train, source.val, source.test)] == [8, 4, 6]
+
+
+def test_a_train_folder_alone_is_enough(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_image(tmp_path / "train" / name / "1.png")
+    source = opened(folder(tmp_path))
+    assert (source.classes, source.val, source.test) == (("cat", "dog"), None, None)
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset.root=.*nowhere is not a folder"):
+        opened(folder(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="holds no folders"):
+        opened(folder(tmp_path))
+    write_image(tmp_path / "one" / "a.png")
+    with pytest.raises(ConfigError, match="has one class, one: two or more"):
+        opened(folder(tmp_path))
+    (tmp_path / "two").mkdir()
+    with pytest.raises(ConfigError, match=r"two holds no image \(.jpg"):
+        opened(folder(tmp_path))
+    write_image(tmp_path / "test" / "one" / "a.png")
+    with pytest.raises(ConfigError, match="has test/ but no train/"):
+        opened(folder(tmp_path))
+
+
+def test_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    for place in ("train/cat", "train/dog", "test/dogs"):
+        write_image(tmp_path / place / "1.png")
+    with pytest.raises(ConfigError, match=r"dogs is a class that train does not have, did you mean dog\?"):
+        opened(folder(tmp_path))
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for i in range(6):
+            write_image(tmp_path / name / f"{i}.png")
+    for name in ("cat", "dog"):
+        for i in range(6):
+            (tmp_path / name / f"{i}.png").write_bytes(b"no image")
+    config = folder(tmp_path)
+    train = load_splits(config, transform("none"), Preprocessing(), seed=0).train
+    steps = Batches(train, batch_size=4, accumulate=1, loader=config.loader, seed=0, shuffle=True).at(0)
+    with pytest.raises(ConfigError, match=r"the image file .*/(cat|dog)/\d.png cannot be read"):
+        next(steps)
+
+
+def test_a_photograph_stands_upright(photos: Path) -> None:
+    lying = Image.new("RGB", (8, 4), (255, 255, 255))
+    exif = lying.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    lying.save(photos / "a.jpg", exif=exif)
+    config = table(photos, "path,label\na.jpg,x\nb.png,y\n")
+    image = opened(config).train.images[0]
+    assert isinstance(image, Image.Image)
+    assert image.size == (4, 8)
+
+
+# tables
+
+
+def test_a_table_of_classes(photos: Path) -> None:
+    source = opened(table(photos, "path,label\na.png,10\nb.png,9\nc.png,x\n"))
+    assert source.classes == ("9", "10", "x")
+    assert source.train.labels.tolist() == [1, 0, 2]
+    assert np.unique(np.asarray(source.train.images[1])).tolist() == [100]
+
+
+def test_a_table_with_splits_and_its_own_column_names(photos: Path) -> None:
+    text = "file,kind,part\na.png,x,train\nb.png,y,Train\nc.png,y,valid\na.png,x,test\n"
+    columns = {"path_column": "file", "label_column": "kind", "split_column": "part"}
+    source = opened(table(photos, text, **columns))
+    assert source.val is not None
+    assert source.test is not None
+    assert [pool.labels.tolist() for pool in (source.train, source.val, source.test)] == [[0, 1], [1], [0]]
+
+
+def test_a_table_of_several_labels(photos: Path) -> None:
+    config = table(photos, "path,label\na.png,sun|sea\nb.png,\nc.png,sea\n", "multilabel")
+    source = opened(config)
+    assert source.classes == ("sea", "sun")
+    assert source.train.labels.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert outline(config, 0).num_outputs == 2
+
+
+def test_a_table_of_numbers(photos: Path) -> None:
+    config = table(photos, "path,label\n" + "".join(f"{name}.png,{i}.5\n" for i, name in enumerate("abc" * 8)), "regression")
+    splits = load_splits(config, transform("none"), Preprocessing(), seed=0)
+    assert (splits.num_outputs, splits.classes, splits.class_counts) == (1, (), ())
+    [(inputs, targets)] = next(
+        Batches(splits.train, batch_size=4, accumulate=1, loader=config.loader, seed=0, shuffle=True).at(0)
+    )
+    assert targets.dtype == torch.float32
+    assert targets.shape == (4,)
+    greys = [(10, 100, 200)[int(value) % 3] for value in targets]
+    assert inputs[:, 0, 0, 0].tolist() == greys
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "says"),
+    [
+        ("path,lable\na.png,x\n", "classification", "label_column=label is not a column of .*did you mean lable"),
+        ("", "classification", "path_column=path is not a column of .*which has none"),
+        ("path,label\nz.png,x\n", "classification", "line 2 of .* names the image .*z.png, which does not exist"),
+        ("path,label\na.png,x\nb.png, \n", "classification", "line 3 of .* has no label"),
+        ("path,label\na.png\n", "classification", "line 2 of .* has no label"),
+        ("path,label\na.png,x\n", "regression", "label x, which is not a number"),
+        ("path,label\na.png,nan\n", "regression", "label nan, which is not a number"),
+        ("path,label,split\na.png,x,dev\n", "classification", "has split=dev: write train, val or test"),
+        ("path,label,split\na.png,x,test\n", "classification", "holds no training image"),
+        ("path,label,split\na.png,x,train\nb.png,y,test\n", "classification", "label y, which no training image has"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(photos: Path, text: str, task: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        opened(table(photos, text, task))
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    config = dataset(name="csv", source="csv", kwargs=TABLE | {"file": "none.csv"}, root=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"dataset.kwargs.file=none.csv is not a file in dataset.root="):
+        opened(config)
+
+
+# the user's code
+
+
+@pytest.mark.usefixtures("their_code")
+def test_one_dataset_of_their_own_is_split_by_us() -> None:
+    splits = load_splits(custom("one", count=40), transform("none"), Preprocessing(), seed=0)
+    assert splits.classes == ("0", "1")
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [24, 6, 10]
+    pixels, label = splits.train[3]
+    assert pixels.unique().item() % 2 == label
+
+
+@pytest.mark.usefixtures("their_code")
+def test_it_gets_the_seed_of_the_split_if_it_takes_one() -> None:
+    source = open_source(custom("one", count=12), seed=5)
+    assert source.train.images.dataset.seed == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("their_code")
+def test_splits_and_names_of_their_own_are_kept() -> None:
+    source = opened(custom("several", count=12))
+    assert source.classes == ("even", "odd")
+    assert source.val is None
+    assert source.test is not None
+
+
+@pytest.mark.usefixtures("their_code")
+def test_labels_are_read_without_decoding_where_they_can_be() -> None:
+    assert opened(custom("labelled")).train.labels.tolist() == [i % 2 for i in range(30)]
+
+
+@pytest.mark.usefixtures("their_code")
+def test_their_numbers_and_several_labels_fit_the_task() -> None:
+    assert opened(custom("values", "regression")).train.labels.dtype == torch.float32
+    assert opened(custom("many", "multilabel")).train.labels.shape == (30, 3)
+
+
+@pytest.mark.usefixtures("their_code")
+@pytest.mark.parametrize(
+    ("function", "task", "says"),
+    [
+        ("typo", "classification", r"gave \['trian'\]: it must give train"),
+        ("stream", "classification", "gave train=list_iterator: give map-style datasets"),
+        ("words", "classification", "labels that are no numbers"),
+        ("many", "classification", r"labels of shape \[30, 3\], but dataset.task=classification takes one number"),
+        ("values", "multilabel", r"labels of shape \[30\], but dataset.task=multilabel takes \[images, labels\]"),
+        ("nothing", "classification", "_target_=their_data.nothing names nothing"),
+    ],
+)
+def test_what_does_not_fit_is_said(function: str, task: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        opened(custom(function, task))
+
+
+# made up
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_fake_labels_can_be_learned_from_the_mean_colour(task: str) -> None:
+    source = opened(dataset(task=task, kwargs=FAKE | {"size": 200}))
+    means = torch.stack([source.train.images[i].float().mean((1, 2)) for i in range(200)])  # type: ignore[union-attr]
+    labels = source.train.labels
+    if task == "classification":
+        labels = torch.nn.functional.one_hot(labels).float()
+    design = torch.cat([means, torch.ones(200, 1)], dim=1)
+    fitted = design @ torch.linalg.lstsq(design, labels.reshape(200, -1)).solution
+    residual = (fitted - labels.reshape(200, -1)).square().mean() / labels.var()
+    assert residual < 0.6
+
+
+def test_fake_images_are_the_same_every_time() -> None:
+    first, again = (opened(dataset(root=root)).train.images for root in ("a", "b"))  # two keys: nothing is kept between them
+    assert torch.equal(first[3], again[3])  # type: ignore[arg-type]
+    assert not torch.equal(first[3], first[7])  # type: ignore[arg-type]
+
+
+def test_grey_images_reach_a_colour_model_and_colour_a_grey_one() -> None:
+    for channels, in_chans in ((1, 3), (3, 1)):
+        config = dataset(kwargs=FAKE | {"channels": channels}, in_chans=in_chans)
+        pixels, _ = load_splits(config, transform("standard"), Preprocessing(), seed=0).train[0]
+        assert pixels.shape == (in_chans, 16, 16)
+
+
+def test_the_embedded_domains_are_opened_with_their_classes() -> None:
+    config = dataset(name="glyph_digits", source="generated", kwargs={"seed": 0, "train": 4, "test": 2}, val_size=10)
+    splits = load_splits(config, transform("none"), Preprocessing(), seed=0)  # another size than their 32 pixels
+    assert len(splits.classes) == 10
+    assert splits.train[0][0].shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kwargs": FAKE | {"sise": 3}}, r"dataset.kwargs.sise is not taken by this dataset, did you mean size\?"),
+        ({"kwargs": {"size": 3}}, "dataset.kwargs.test_size is missing"),
+        (
+            {"source": "image_folder", "name": "image_folder", "task": "regression", "kwargs": {}},
+            "has classes: use dataset.task",
+        ),
+        ({"source": "torchvision", "name": "flowers", "kwargs": {}}, "did you mean flowers102"),
+    ],
+)
+def test_wrong_words_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        opened(dataset(**changes))
+
+
+def test_a_source_is_opened_once() -> None:
+    assert opened(dataset()) is opened(dataset(train_size=8))
