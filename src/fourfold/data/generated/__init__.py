@@ -8,7 +8,6 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from fourfold.data.generated import glyphs, handwritten, textures
 Split = tuple[Tensor, Tensor]  # images uint8 [N, 3, 32, 32], labels int64 [N]
 
 
-def load(name: str, kwargs: dict[str, Any], cache: Path | None = None) -> dict[str, Any]:
+def load(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Make the images of an embedded domain: the same arguments give the same images, whatever ran before.
 
     Args:
