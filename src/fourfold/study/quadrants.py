@@ -7,25 +7,19 @@ the test split only reports, and only of the chosen.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA
 from fourfold.study.metric import Metric, metric_of
 from fourfold.study.results import Quadrant, Result, Unfinished, collect, flat, unfinished
-from fourfold.study.statistics import Difference, Estimate, estimate, holm, paired_difference
+from fourfold.study.statistics import Difference, Estimate, estimate, holm, negated, paired_difference
 
 LEVEL = 0.05  # of the corrected p-values that a winner needs
 
-# Keys that may differ between runs of one cell: they do not change the result, or the seed or the quadrant set them.
-NOT_A_VARIANT = (
-    "seed", "study", "optimizer.", "quadrant.", "logger.", "paths.", "search.", "debug.name",
-    "trainer.device", "trainer.threads", "trainer.progress", "trainer.profile", "trainer.eval_batch_size",
-    "trainer.checkpoint_seconds", "dataset.root", "dataset.download", "dataset.split_seed", "dataset.loader.num_workers",
-    "dataset.loader.pin_memory", "dataset.loader.persistent_workers",
-)  # fmt: skip
-
+SEED_KEYS = ("seed", "dataset.split_seed")
 SIMILARITIES = ("similar", "middle", "different")
 SIZES = ("small", "large")
 
@@ -130,6 +124,7 @@ class Place:
     dataset: str
     train_size: str
     model: str
+    variant: tuple[str, ...]  # what else of the dataset tells it from places of the same name, as "key=value"
     metric: Metric
     cells: tuple[Cell, ...]
     verdict: Verdict
@@ -185,13 +180,20 @@ def arrange(results: Iterable[Result]) -> tuple[Place, ...]:
     for result in results:
         label = (result.quadrant and result.quadrant.name, result.dataset, result.train_size, result.model, result.task)
         groups.setdefault(label, []).append(result)
-    return tuple(sorted((_place(runs) for runs in groups.values()), key=_place_order))
+    apart = [(variant, runs) for group in groups.values() for variant, runs in _apart(group, _is_other_data).items()]
+    return tuple(sorted((_place(variant, runs) for variant, runs in apart), key=_place_order))
 
 
-def _place(runs: Sequence[Result]) -> Place:
+def _place(variant: tuple[str, ...], runs: Sequence[Result]) -> Place:
     metric, first = metric_of(runs), runs[0]
-    strategies = sorted({run.strategy for run in runs})
-    cells = [cell for name in strategies for cell in _cells([run for run in runs if run.strategy == name], metric)]
+    by_strategy: dict[str, list[Result]] = {}
+    for run in runs:
+        by_strategy.setdefault(run.strategy, []).append(run)
+    cells = [
+        _cell(" ".join([strategy, *varied]), group, metric)
+        for strategy, each in by_strategy.items()
+        for varied, group in _apart(each, _is_other_training).items()
+    ]
     order = _order(cells)
     cells.sort(key=lambda cell: order.index(cell.strategy))
     textbook = first.quadrant.textbook if first.quadrant else None
@@ -200,10 +202,40 @@ def _place(runs: Sequence[Result]) -> Place:
         dataset=first.dataset,
         train_size=first.train_size,
         model=first.model,
+        variant=variant,
         metric=metric,
         cells=tuple(cells),
         verdict=judge(cells, metric, textbook),
     )
+
+
+def _is_other_data(key: str, source: str) -> bool:
+    """Whether runs that differ in this key saw different data, so that their scores do not compare."""
+    if key == "dataset.root":
+        return source in ROOT_IS_THE_DATA
+    return key.startswith("dataset.") and not key.startswith("dataset.loader.") and _matters(key)
+
+
+def _is_other_training(key: str, source: str) -> bool:
+    """Whether runs that differ in this key are strategies to tell apart; optimizer settings are chosen among instead."""
+    return not key.startswith(("optimizer.", "dataset.root")) and _matters(key)
+
+
+def _matters(key: str) -> bool:
+    left_out = (*NOT_IN_THE_RESULT, *SEED_KEYS)
+    return not any(key == each or key.startswith(f"{each}.") for each in left_out)
+
+
+def _apart(runs: Sequence[Result], tells: Callable[[str, str], bool]) -> dict[tuple[str, ...], list[Result]]:
+    """Runs by whatever differs among them in the config keys that `tells` them apart; () where nothing does."""
+    leaves = [flat(run.config) for run in runs]
+    source = str(leaves[0].get("dataset.source"))
+    varied = [key for key in _varying(leaves) if tells(key, source)]
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for run, values in zip(runs, leaves, strict=True):
+        variant = tuple(f"{key.removeprefix('freeze_strategy.')}={_number(values.get(key))}" for key in varied)
+        groups.setdefault(variant, []).append(run)
+    return groups
 
 
 def _place_order(place: Place) -> tuple[Any, ...]:
@@ -218,6 +250,7 @@ def _place_order(place: Place) -> tuple[Any, ...]:
         [int(part) if part.isdigit() else 0 for part in place.train_size.split()[:1]],
         place.train_size,
         place.model,
+        place.variant,
     )
 
 
@@ -226,19 +259,9 @@ def _order(cells: Iterable[Cell]) -> tuple[str, ...]:
     return tuple(sorted(weight, key=lambda strategy: (*weight[strategy], strategy)))
 
 
-def _cells(runs: Sequence[Result], metric: Metric) -> list[Cell]:
-    """One strategy's runs in one place, apart by whatever else was varied."""
-    leaves = [flat(run.config) for run in runs]
-    varied = _varying(leaves, ignore=NOT_A_VARIANT)
-    groups: dict[str, list[Result]] = {}
-    for run, values in zip(runs, leaves, strict=True):
-        variant = [f"{key.removeprefix('freeze_strategy.')}={_number(values.get(key))}" for key in varied]
-        groups.setdefault(" ".join([run.strategy, *variant]), []).append(run)
-    return [_cell(label, group, metric) for label, group in groups.items()]
-
-
-def _varying(mappings: Sequence[dict[str, Any]], ignore: tuple[str, ...] = ()) -> list[str]:
-    keys = sorted({key for mapping in mappings for key in mapping if not key.startswith(ignore)} if ignore else mappings[0])
+def _varying(mappings: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys whose values are not the same in all `mappings`."""
+    keys = sorted({key for mapping in mappings for key in mapping})
     return [key for key in keys if len({json.dumps(mapping.get(key)) for mapping in mappings}) > 1]
 
 
@@ -347,13 +370,7 @@ def _textbook(name: str, best: Cell, rivals: Sequence[Rival], cells: Sequence[Ce
         return Textbook(name, best.strategy, "chosen", None)
     cell = max(candidates, key=lambda cell: _finite(metric.sign * cell.chosen.val.mean))
     rival = next(rival for rival in rivals if rival.strategy == cell.strategy)
-    return Textbook(name, cell.strategy, rival.status, _negated(rival.difference.estimate) if rival.difference else None)
-
-
-def _negated(value: Estimate) -> Estimate:
-    low = None if value.high is None else -value.high
-    high = None if value.low is None else -value.low
-    return Estimate(-value.mean, value.std, value.n, low, high)
+    return Textbook(name, cell.strategy, rival.status, negated(rival.difference.estimate) if rival.difference else None)
 
 
 def _transfer(cells: Sequence[Cell], metric: Metric) -> Transfer | None:

@@ -1,6 +1,5 @@
 """What the runs of a study left on disk, read back: one `Result` for each finished run, one `Unfinished` for every other."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import Any
 
 from fourfold.files import read_json, read_jsonl
 
-RUN_FILES = frozenset({"result.json", "config.json", "metrics.jsonl", "last.pt"})  # any of them makes a folder a run's folder
+RUN_FILES = frozenset({"result.json", "config.json", "failure.json"})  # any of them makes a folder a run's folder
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what torn or foreign JSON leads to (ValueError: torn)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Result:
     optimizer: Mapping[str, Any]  # flat, such as {"lr": 0.001, "kwargs.fused": True}
     val: Mapping[str, float]
     test: Mapping[str, float]
+    images: Mapping[str, int]  # how many in train, val, test; empty where the run did not say
     chance: float | None  # accuracy of always answering the most frequent class of the test split
     epochs: int
     best_epoch: int
@@ -96,28 +97,41 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 def read_result(folder: Path) -> Result | Unfinished:
     """The result of one run's folder, or why there is none. Reads only; never raises because of what the files hold."""
-    path = folder / "result.json"
-    if not path.exists():
-        return _interrupted(folder)
     try:
-        content = read_json(path)
-        if content["status"] != "finished":
-            reason = str(content.get("error") or f"status {content['status']}")
-            return Unfinished(folder, _title(content.get("config", {}), folder), "failed", reason)
-        return _parse(content, folder)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        content = read_json(folder / "result.json")
+        if content["status"] == "finished":
+            return _parse(content, folder)
+        reason = str(content.get("error") or f"status {content['status']}")
+        return Unfinished(folder, _title(content.get("config") or {}, folder), "failed", reason)
+    except FileNotFoundError:
+        return _without_result(folder)
+    except UNREADABLE as error:
         reason = f"result.json cannot be read ({type(error).__name__}: {error})"
         return Unfinished(folder, folder.name, "unreadable", reason)
 
 
-def _interrupted(folder: Path) -> Unfinished:
+def _without_result(folder: Path) -> Unfinished:
+    config = _read_mapping(folder / "config.json")
+    title = _title(config, folder)
+    failure = _read_mapping(folder / "failure.json")
+    if failure:
+        return Unfinished(folder, title, "failed", f"{failure.get('type', 'Error')}: {failure.get('message', '')}")
     try:
-        config = read_json(folder / "config.json")
-        title, epochs = _title(config, folder), int(config["trainer"]["epochs"])
-        done = len(read_jsonl(folder / "metrics.jsonl"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return Unfinished(folder, folder.name, "interrupted", "stopped before the first epoch was written")
-    return Unfinished(folder, title, "interrupted", f"{done} of {epochs} epochs done")
+        return Unfinished(folder, title, "interrupted", f"{_epochs_done(folder)} of {config['trainer']['epochs']} epochs done")
+    except UNREADABLE:
+        return Unfinished(folder, title, "interrupted", "stopped before its first epoch")
+
+
+def _epochs_done(folder: Path) -> int:
+    return len(read_jsonl(folder / "metrics.jsonl"))
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        content = read_json(path)
+    except (OSError, *UNREADABLE):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _title(config: Mapping[str, Any], folder: Path) -> str:
@@ -126,7 +140,7 @@ def _title(config: Mapping[str, Any], folder: Path) -> str:
             f"{config['dataset']['name']} · {_train_size(config['dataset'])} · {config['freeze_strategy']['name']} · "
             f"lr {config['optimizer']['lr']:g} · seed {config['seed']}"
         )
-    except (KeyError, TypeError, ValueError):
+    except UNREADABLE:
         return folder.name
 
 
@@ -149,6 +163,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         optimizer=flat(config["optimizer"]),
         val={name: float(value) for name, value in metrics["val"].items() if value is not None},
         test={name: float(value) for name, value in metrics["test"].items() if value is not None},
+        images={split: int(number) for split, number in (content.get("images") or {}).items()},
         chance=_chance(content.get("confusion")),
         epochs=int(content.get("epochs") or config["trainer"]["epochs"]),
         best_epoch=int(content.get("best_epoch") or 0),

@@ -59,6 +59,13 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     return Estimate(mean, std, n, mean - half, mean + half)
 
 
+def negated(value: Estimate) -> Estimate:
+    """The estimate of minus the quantity."""
+    low = None if value.high is None else -value.high
+    high = None if value.low is None else -value.low
+    return Estimate(-value.mean, value.std, value.n, low, high)
+
+
 def paired_difference(
     first: Mapping[int, float], second: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Difference | None:

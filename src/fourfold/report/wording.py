@@ -1,0 +1,268 @@
+"""How numbers and verdicts are said: in percent and points, with their intervals, and never more than the data show."""
+
+from collections.abc import Iterable, Sequence
+
+from fourfold.study.metric import Metric
+from fourfold.study.quadrants import Place, Rival, Study
+from fourfold.study.statistics import Estimate, negated
+
+
+def scaled(value: float, metric: Metric) -> float:
+    """As people read it: fractions in percent, the rest as it is."""
+    return 100 * value if metric.percent else value
+
+
+def short(value: float, metric: Metric) -> str:
+    """`93.2` for fractions; three significant digits for quantities with a unit."""
+    return f"{100 * value:.1f}" if metric.percent else f"{value:.3g}"
+
+
+def signed(value: float, metric: Metric) -> str:
+    """With its sign; the minus is typographic."""
+    text = short(abs(value), metric)
+    return text if float(text) == 0 else f"{'−' if value < 0 else '+'}{text}"
+
+
+def spread(value: Estimate, metric: Metric) -> str:
+    """`93.2 ± 1.5`: mean and standard deviation over seeds; the mean alone where there is one seed."""
+    mean = short(value.mean, metric)
+    return mean if value.std is None else f"{mean} ± {short(value.std, metric)}"
+
+
+def interval(value: Estimate, metric: Metric) -> str:
+    """`91.4 to 95.0`, or an empty string where there is one seed."""
+    if value.low is None or value.high is None:
+        return ""
+    low, high = value.low, value.high
+    if metric.percent and metric.sign * value.mean >= 0:  # a t interval may leave 0 to 100 %, the quantity cannot
+        low, high = max(0.0, low), min(1.0, high)
+    return f"{short(low, metric)} to {short(high, metric)}"
+
+
+def signed_interval(value: Estimate, metric: Metric) -> str:
+    if value.low is None or value.high is None:
+        return ""
+    return f"{signed(value.low, metric)} to {signed(value.high, metric)}"
+
+
+def unit(metric: Metric) -> str:
+    return " points" if metric.percent else f" in {metric.label}"
+
+
+def percent_sign(metric: Metric) -> str:
+    return " %" if metric.percent else ""
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def count(number: float) -> str:
+    """`650`, `56 k`, `23.5 M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.7 s`, `34 s`, `12 min`, `3.4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    items = list(words)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def several(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def signed_points(value: Estimate, metric: Metric) -> str:
+    """`−5.6 points (−8.5 to −2.7)`: a difference with its 95 % interval."""
+    ends = signed_interval(value, metric)
+    return f"{signed(value.mean, metric)}{unit(metric)}" + (f" ({ends})" if ends else "")
+
+
+def points(value: Estimate, metric: Metric) -> str:
+    """`5.6 points (2.7 to 8.5)`: as `signed_points`, without plus signs."""
+    return signed_points(value, metric).replace("+", "")
+
+
+def heading(place: Place, study: Study) -> str:
+    """The place's title, with what else tells it from the others of this study."""
+    same = [other for other in study.places if other.title == place.title]
+    parts = [place.title]
+    if len({(other.dataset, other.train_size) for other in same}) > 1:
+        parts.append(place.dataset)
+    if len({other.model for other in study.places}) > 1:
+        parts.append(place.model)
+    return " · ".join([*parts, *place.variant])
+
+
+def headline(place: Place) -> str:
+    """A place's verdict in a few words."""
+    verdict = place.verdict
+    if not verdict.rivals:
+        return f"Only {verdict.best} was run"
+    if not verdict.contenders:
+        return "One seed: no claim"
+    if verdict.winner:
+        return f"{verdict.winner} wins"
+    if len(verdict.contenders) > 1:
+        return f"Tie: {listed(verdict.contenders)}"
+    return f"{verdict.best} leads, not for certain"
+
+
+def sentences(place: Place) -> list[str]:
+    """A place's verdict in full: who is best and how surely, the cheapest of a tie, the textbook's choice, transfer."""
+    said = [_who(place), _chance(place), _cheapest(place), _textbook(place), _transfer(place)]
+    return [sentence for sentence in said if sentence]
+
+
+def _who(place: Place) -> str:
+    verdict, metric = place.verdict, place.metric
+    best = place.cell(verdict.best)
+    assert best is not None, "the best is one of the cells"
+    score = f"{verdict.best} ({short(best.chosen.test.mean, metric)}{percent_sign(metric)})"
+    behind = [rival for rival in verdict.rivals if rival.status == "behind"]
+    if not verdict.rivals:
+        return f"{score}: there is nothing to compare it with."
+    if not verdict.contenders:
+        return f"{score} is best on validation; with fewer than two seeds in common no more can be said."
+    if verdict.winner:
+        nearest = f"{_with_difference(behind[0], metric)}, p\N{NO-BREAK SPACE}{p_value(behind[0].p_holm)}"
+        return f"{score} is ahead of all others; nearest is {nearest}."
+    said = [f"{score} is best on validation"]
+    for status, one, many in (
+        ("tied", "is tied with it", "are tied with it"),
+        ("ahead", "tests better", "test better"),
+        ("unknown", "has too few seeds to tell", "have too few seeds to tell"),
+    ):
+        rivals = [rival for rival in verdict.rivals if rival.status == status]
+        if rivals:
+            said.append(f"{listed(_with_difference(rival, metric) for rival in rivals)} {one if len(rivals) == 1 else many}")
+    if len(said) == 1:
+        said.append(f"the others are behind, but after Holm's correction for {several(len(behind), 'comparison')} not surely")
+    return f"{'; '.join(said)}."
+
+
+def _chance(place: Place) -> str:
+    best = place.cell(place.verdict.best)
+    if best is None or place.chance is None or best.chosen.test.mean > 3 * place.chance:
+        return ""
+    return f"For comparison: always answering the most frequent class gives {short(place.chance, place.metric)} %."
+
+
+def _with_difference(rival: Rival, metric: Metric) -> str:
+    return f"{rival.strategy}, {signed_points(rival.difference.estimate, metric)}" if rival.difference else rival.strategy
+
+
+def _cheapest(place: Place) -> str:
+    verdict = place.verdict
+    cell = place.cell(verdict.cheapest) if verdict.cheapest else None
+    if cell is None or len(verdict.contenders) < 2:
+        return ""
+    parameters = f"{count(cell.params_trainable)} of {count(cell.params_total)} parameters"
+    return f"Cheapest of these: {cell.strategy}, which trains {parameters} in {duration(cell.seconds)}."
+
+
+def _textbook(place: Place) -> str:
+    textbook, metric = place.verdict.textbook, place.metric
+    if textbook is None:
+        return ""
+    name = f"The textbook's choice, {textbook.name},"
+    if textbook.status == "not run":
+        return f"{name} was not run."
+    if textbook.status == "chosen":
+        return f"{name} is the one chosen."
+    if textbook.regret is None:
+        return f"{name} shares no seed with it."
+    word = {"tied": "is tied with it; regret", "behind": "is behind; regret", "ahead": "tests better; regret"}
+    return f"{name} {word.get(textbook.status, 'has a regret of')} {points(textbook.regret, metric)}."
+
+
+def _transfer(place: Place) -> str:
+    transfer, metric = place.verdict.transfer, place.metric
+    if transfer is None or transfer.difference is None or transfer.status == "unknown":
+        return ""
+    versus = f"{transfer.pretrained} against {transfer.scratch}"
+    gain = points(negated(transfer.difference.estimate), metric)
+    if transfer.status == "negative":
+        return f"Negative transfer: pretraining loses {points(transfer.difference.estimate, metric)}, {versus}."
+    if transfer.status == "no benefit":
+        return f"Pretraining gains nothing measurable: {gain}, {versus}."
+    return f"Pretraining gains {gain}, {versus}."
+
+
+def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
+    """The whole study in a few sentences. `names` are the places' headings, in order."""
+    if not places:
+        return ["No run has finished yet."]
+    kind = "quadrant" if all(place.quadrant for place in places) else "comparison"
+    named = list(zip(places, names, strict=True))
+    judged = [(place, name) for place, name in named if place.verdict.contenders]
+    if not judged:
+        if any(place.verdict.rivals for place in places):
+            return ["With one seed nothing can be claimed: the values below are single runs, each at its best validation."]
+        return ["One strategy was run: there is nothing to compare yet."]
+    return [*_winners(judged, len(places), kind), *_ties(judged), *_textbooks(judged, kind), *_transfers(judged, kind)]
+
+
+def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list[str]:
+    won: dict[str, list[str]] = {}
+    for place, name in judged:
+        if place.verdict.winner:
+            won.setdefault(place.verdict.winner, []).append(name)
+    number = sum(len(names) for names in won.values())
+    if not won:
+        return [
+            f"In none of the {several(total, kind)} does the data show a single winner." if total > 1 else "No single winner."
+        ]
+    who = "; ".join(f"{strategy} in {listed(names)}" for strategy, names in won.items())
+    return [f"One strategy wins in {number} of {several(total, kind)}: {who}."]
+
+
+def _ties(judged: Sequence[tuple[Place, str]]) -> list[str]:
+    tied = [(place, name) for place, name in judged if not place.verdict.winner and len(place.verdict.contenders) > 1]
+    if not tied:
+        return []
+    who = "; ".join(f"{name}: {listed(place.verdict.contenders)} (cheapest: {place.verdict.cheapest})" for place, name in tied)
+    return [f"Elsewhere the best cannot be told apart. {who[0].upper()}{who[1:]}."]
+
+
+def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
+    ruled = [(place, name, place.verdict.textbook) for place, name in judged if place.verdict.textbook]
+    tested = [(place, name, book) for place, name, book in ruled if book and book.status not in ("not run", "unknown")]
+    if not tested:
+        return []
+    good = sum(book.status != "behind" for _, _, book in tested)
+    sentence = f"The textbook's choice is the best or tied with it in {good} of {several(len(tested), kind)}"
+    lost = [(book.regret.mean, place, name, book) for place, name, book in tested if book.status == "behind" and book.regret]
+    if not lost:
+        return [f"{sentence}."]
+    regret, place, name, book = max(lost, key=lambda each: each[0])
+    return [f"{sentence}; it loses most in {name}, where {book.name} costs {short(regret, place.metric)}{unit(place.metric)}."]
+
+
+def _transfers(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
+    known = [(place.verdict.transfer.status, name) for place, name in judged if place.verdict.transfer]
+    of = {status: [name for each, name in known if each == status] for status in ("helps", "no benefit", "negative")}
+    total = sum(len(names) for names in of.values())
+    if not total:
+        return []
+    said = [f"pretraining helps in {len(of['helps'])} of {several(total, kind)}"]
+    if of["no benefit"]:
+        said.append(f"brings nothing measurable in {listed(of['no benefit'])}")
+    if of["negative"]:
+        said.append(f"does harm in {listed(of['negative'])}")
+    sentence = listed(said)
+    return [f"{sentence[0].upper()}{sentence[1:]}."]

@@ -1,0 +1,89 @@
+"""The statistics against scipy, against the definition, and against chance."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fourfold.study.statistics import estimate, holm, paired_difference
+
+VALUES = [0.912, 0.934, 0.887, 0.951, 0.920]
+OTHERS = [0.905, 0.921, 0.890, 0.930, 0.899]
+
+
+def test_the_interval_of_a_mean_is_scipys() -> None:
+    ours = estimate(VALUES)
+    assert ours.mean == pytest.approx(np.mean(VALUES))
+    assert ours.std == pytest.approx(np.std(VALUES, ddof=1))
+    low, high = stats.t.interval(0.95, df=len(VALUES) - 1, loc=np.mean(VALUES), scale=stats.sem(VALUES))
+    assert (ours.low, ours.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_one_value_has_no_spread_and_none_is_refused() -> None:
+    assert estimate([0.5]) == (type(estimate([0.5])))(0.5, None, 1, None, None)
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([])
+
+
+def test_a_paired_difference_is_scipys_paired_t_test() -> None:
+    ours = paired_difference(dict(enumerate(VALUES)), dict(enumerate(OTHERS)))
+    theirs = stats.ttest_rel(VALUES, OTHERS)
+    interval = theirs.confidence_interval(0.95)
+    assert ours is not None
+    assert ours.p == pytest.approx(theirs.pvalue)
+    assert (ours.estimate.low, ours.estimate.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_only_shared_seeds_are_paired() -> None:
+    ours = paired_difference({0: 0.9, 1: 0.8, 7: 0.1}, {1: 0.7, 0: 0.6, 9: 0.0})
+    assert ours is not None
+    assert ours.estimate.n == 2
+    assert ours.estimate.mean == pytest.approx(0.2)
+    assert paired_difference({0: 0.9}, {1: 0.9}) is None
+
+
+def test_a_single_pair_has_no_p_value() -> None:
+    ours = paired_difference({0: 0.9}, {0: 0.5})
+    assert ours is not None
+    assert ours.p is None
+
+
+def test_equal_differences_fall_back_to_the_exact_sign_flip_test() -> None:
+    same = paired_difference({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 0.6})
+    none = paired_difference({0: 0.5, 1: 0.6}, {0: 0.5, 1: 0.6})
+    assert same is not None
+    assert none is not None
+    assert same.p == pytest.approx(stats.permutation_test(([0.1, 0.1, 0.1],), np.mean, permutation_type="samples").pvalue)
+    assert none.p == 1.0
+
+
+def test_values_that_are_not_finite_give_no_p_value() -> None:
+    ours = paired_difference({0: math.nan, 1: 0.6}, {0: 0.5, 1: 0.6})
+    assert ours is not None
+    assert ours.p is None
+
+
+def test_holm_equals_the_step_down_procedure() -> None:
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    for level in (0.01, 0.021, 0.031, 0.05, 0.061):
+        assert [p <= level for p in holm(p_values)] == _step_down(p_values, level)
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def _step_down(p_values: list[float], level: float) -> list[bool]:
+    """The procedure as Holm tells it: compare the smallest with level / m, the next with level / (m - 1), until one fails."""
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(np.argsort(p_values)):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    draws = np.random.default_rng(0).normal(0.0, 1.0, size=(2000, 3))
+    covered = sum(1 for row in draws if (value := estimate(row.tolist())).low <= 0.0 <= value.high)  # type: ignore[operator]
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)  # three standard errors
