@@ -1,6 +1,7 @@
 """The user's own images, made-up ones, and what is said when they are not as they should be."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_data.py").write_text("""
+import random
+import numpy
 import torch
 
 class Numbers(torch.utils.data.Dataset):
@@ -67,6 +70,15 @@ def one(count, seed=None):
     made = Numbers(count)
     made.seed = seed
     return made
+def drawn():
+    made = Numbers(30)
+    made.number = (random.random(), numpy.random.rand(), torch.rand(()).item())
+    return made
+class Jittered(Numbers):
+    def __getitem__(self, index):
+        value = random.random() + numpy.random.rand() + torch.rand(()).item()
+        return torch.full((3, 2, 2), value), self.target(index)
+def jittered(): return Jittered(30)
 def several(count):
     return {"train": Numbers(count), "val": None, "test": Numbers(4), "classes": ["even", "odd"]}
 def labelled(): return Labelled(30)
@@ -93,8 +105,9 @@ def test_a_folder_of_classes_is_split_by_us(tmp_path: Path) -> None:
     splits = load_splits(folder(tmp_path), transform("none"), Preprocessing(), seed=0)
     assert splits.classes == ("cat", "dog")
     assert splits.class_counts == (6, 6)
-    pixels, label = splits.train[0]
-    assert (pixels.shape, pixels.unique().item(), label.item()) == ((3, 16, 16), 50, 0)
+    for pixels, label in (splits.train[0], splits.train[1]):
+        assert pixels.shape == (3, 16, 16)
+        assert pixels.unique().item() == (50, 150)[label]
 
 
 @pytest.mark.parametrize("theirs", ["val", "valid", "validation"])
@@ -246,6 +259,36 @@ def test_one_dataset_of_their_own_is_split_by_us() -> None:
 def test_it_gets_the_seed_of_the_split_if_it_takes_one() -> None:
     source = open_source(custom("one", count=12), seed=5)
     assert source.train.images.dataset.seed == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("their_code")
+def test_what_it_draws_follows_the_seed_and_leaves_no_trace_in_the_run() -> None:
+    def run(seed: int) -> tuple[Any, float]:
+        torch.manual_seed(11)
+        number = open_source(custom("drawn"), seed).train.images.dataset.number  # type: ignore[union-attr]
+        return number, torch.rand(()).item()
+
+    (first, after), (other, after_other) = run(1), run(2)
+    for name in "ab":  # so that it is opened anew
+        opened(dataset(root=name))
+    again, _ = run(1)
+    assert first == again != other
+    assert after == after_other
+
+
+@pytest.mark.usefixtures("their_code")
+def test_randomness_of_their_own_items_is_that_of_the_image() -> None:
+    """Whichever generator their augmentation draws from, neither workers nor a resume change a pixel."""
+    config = custom("jittered")
+    train = load_splits(config, transform("none"), Preprocessing(), seed=0).train
+
+    def values(workers: int, start_step: int = 0) -> list[float]:
+        loader = replace(config.loader, num_workers=workers)
+        steps = Batches(train, batch_size=6, accumulate=1, loader=loader, seed=0, shuffle=True).at(1, start_step)
+        return [value for [(inputs, _)] in steps for value in inputs[:, 0, 0, 0].tolist()]
+
+    assert values(0) == values(2)
+    assert values(0)[6:] == values(0, start_step=1)
 
 
 @pytest.mark.usefixtures("their_code")

@@ -88,6 +88,15 @@ def test_caps_on_official_splits_are_stratified() -> None:
     assert data.test.labels[chosen.test].bincount().tolist() == [6, 6]
 
 
+def test_the_first_images_of_every_part_are_a_fair_sample() -> None:
+    data = source(40, 40, val=10, test=10)
+    chosen = choose(data, dataset(), seed=0)
+    assert data.val is not None
+    assert data.test is not None
+    for pool, part in ((data.train, chosen.train), (data.val, chosen.val), (data.test, chosen.test)):
+        assert pool.labels[part[:6]].bincount().tolist() == [3, 3]
+
+
 def test_shots_are_exact_however_unequal_the_classes() -> None:
     data = source(100, 20, 9, test=2)
     assert counts(data, choose(data, dataset(shots=5), seed=0).train) == [5, 5, 5]

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from fourfold.config import ConfigError, LoaderConfig
+from fourfold.data import randomness
 
 Batch = tuple[Tensor, ...]  # (inputs, targets), or with collate=pad (inputs, targets, mask)
 MASK = 2**64 - 1  # seeds may be negative, numpy's and struct's words may not
@@ -80,7 +81,7 @@ class Batches:
     def at(self, epoch: int, start_step: int = 0, stop_step: int | None = None) -> Iterator[list[Batch]]:
         """The steps of an epoch, this process's share of each (in evaluation it may be empty).
 
-        One iteration at a time: workers are shared. Torch's global RNG is as before after each batch.
+        One iteration at a time: workers are shared. It leaves the global generators of this process as they were.
         """
         order = self.order(epoch)
         steps = [self._share(order, step) for step in range(len(self))[start_step:stop_step]]
@@ -151,15 +152,11 @@ class _Reader(Dataset):
     def read(self, epoch: int, positions: list[int]) -> Batch:
         if hasattr(self.dataset, "take"):
             return self.dataset.take(positions)
-        generator = torch.default_generator  # torch.manual_seed would reset the GPUs' generators as well
-        before = generator.get_state()
         samples = []
-        try:
+        with randomness.undisturbed():
             for position in positions:
-                generator.manual_seed(image_seed(self.seed, epoch, position))
+                randomness.start(image_seed(self.seed, epoch, position))
                 samples.append(self.dataset[position])
-        finally:
-            generator.set_state(before)
         return collated(samples, self.collate, getattr(self.dataset, "size", None))
 
 

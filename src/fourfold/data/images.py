@@ -31,17 +31,21 @@ class TensorSet(Dataset):
     """Images that lie in memory as the model wants them, uint8 [C, H, W]."""
 
     def __init__(self, images: Tensor, labels: Tensor, indices: np.ndarray, in_chans: int) -> None:
-        self.images, self.indices = with_channels(images, in_chans), torch.as_tensor(indices)
+        grey = images.shape[1] == 1 or images.stride(1) == 0  # one plane, perhaps repeated in name only
+        self._pixels = (images[:, :1] if grey else with_channels(images, in_chans)).numpy()
+        self.in_chans, self.indices = in_chans, indices
         self.size = images.shape[-1]  # pixels, height = width
-        self.labels = labels[self.indices]
+        self.labels = labels[indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        return self.images[self.indices[position]], self.labels[position]
+        inputs, targets = self.take([position])
+        return inputs[0], targets[0]
 
     def take(self, positions: list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch at once: (uint8 [N, C, H, W], targets)."""
-        chosen = torch.tensor(positions)
-        return self.images[self.indices[chosen]], self.labels[chosen]
+        """A whole batch at once: (uint8 [N, C, H, W], targets). Repeated grey planes share their memory."""
+        # gathered by numpy: torch would wake its threads for it, which costs up to milliseconds on a busy machine
+        pixels = torch.from_numpy(self._pixels[self.indices[positions]])
+        return with_channels(pixels, self.in_chans), self.labels[positions]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fourfold.config import ConfigError, nearest
+from fourfold.data import randomness
 from fourfold.data.pools import Files, FirstOf, Pool, Source, class_labels
 from fourfold.target import resolve
 
@@ -168,16 +169,19 @@ def _value(word: str, line: int, place: Path) -> float:
 def from_target(path: str, kwargs: dict[str, Any], task: str, seed: int) -> Source:
     """Call the user's function.
 
-    It gets `kwargs`, and `seed` if it takes one, and returns one map-style dataset of (image, target) pairs, or a dict of them
-    with the keys `train` and, where there are such, `val`, `test` and `classes` (names). Labels are read from an attribute
-    `targets` or `labels` of a dataset where it has one, otherwise by going through all its items once.
+    It gets `kwargs`, and `seed` if it takes one; what it draws at random is a function of the seed either way. It returns one
+    map-style dataset of (image, target) pairs, or a dict of them with the keys `train` and, where there are such, `val`, `test`
+    and `classes` (names). Labels are read from an attribute `targets` or `labels` of a dataset where it has one, otherwise by
+    going through all its items once.
 
     Raises:
         ConfigError: if what comes back is something else.
     """
     function = resolve(path)
     parameters = inspect.signature(function).parameters
-    made = function(**kwargs, **({"seed": seed} if "seed" in parameters and "seed" not in kwargs else {}))
+    with randomness.undisturbed():
+        randomness.start(seed)
+        made = function(**kwargs, **({"seed": seed} if "seed" in parameters and "seed" not in kwargs else {}))
     parts = dict(made) if isinstance(made, dict) else {"train": made}
     if "train" not in parts:
         raise ConfigError(

@@ -18,7 +18,11 @@ WORDS = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Manifest:
-    """The chosen images: positions in the official split that each part was drawn from, ascending."""
+    """The chosen images: positions in the official split that each part was drawn from.
+
+    They stand in an order of which every prefix is stratified, so that the first batches of an evaluation, or the first images
+    of the training set, are a fair sample.
+    """
 
     dataset: str
     train: np.ndarray  # int64
@@ -62,13 +66,13 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
     else:
         count = max(1, round(config.test_fraction * len(train)))
         test_from, (test, train) = "train", _cut(source, train, count, seed, "test")
-    test = np.sort(test[: config.test_size])
+    test = test[: config.test_size]
     if source.val is not None:
         val_from, val = "val", _order(source.val.labels, seed, "val")[: config.val_size]
     else:
         count = config.val_size or max(1, round(config.val_fraction * len(train)))
         val_from, (val, train) = "train", _cut(source, train, count, seed, "val")
-    val, train = np.sort(val), np.sort(_training(source, train, config, seed))
+    train = _training(source, train, config, seed)
     digest = hashlib.sha256(config.name.encode())
     for name, origin, part in (("train", "train", train), ("val", val_from, val), ("test", test_from, test)):
         digest.update(f"|{name} of {origin}|".encode() + part.tobytes() + source.pool(origin).labels[part].numpy().tobytes())
@@ -168,4 +172,5 @@ def _shots(labels: np.ndarray, order: np.ndarray, shots: int, classes: tuple[str
             f"dataset.shots={shots}, but class {classes[fewest]} has {counts[fewest]} training images left after validation "
             f"and test: choose {counts[fewest]} or fewer, or leave the class out"
         )
-    return np.concatenate([order[labels == label][:shots] for label in range(len(classes))])
+    places = [np.flatnonzero(labels == label)[:shots] for label in range(len(classes))]
+    return order[np.sort(np.concatenate(places))]
