@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 from timm.data import resolve_model_data_config
 from torch import nn
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from fourfold.config import ConfigError, ModelConfig, nearest
 from fourfold.models import preprocessing
@@ -64,16 +65,8 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
     if name not in known:
         elsewhere = " (model=timm has it)" if timm.is_model(name) else ""
         raise ConfigError(f"model.name={name} is not a classification model of torchvision{elsewhere}{nearest(name, known)}")
-    choices = torchvision.models.get_model_weights(name)
-    weights: Any = None
-    if tag == "default":
-        weights = choices.DEFAULT
-    elif tag is not None:
-        if tag not in choices.__members__:
-            allowed = tuple(choices.__members__)
-            raise ConfigError(f"model.weights={tag} is not one of {', '.join(allowed)}, default, null, or the path of a file")
-        weights = choices[tag]
-    meta = preprocessing.from_torchvision((weights or choices.DEFAULT).transforms())
+    weights = _torchvision_weights(name, tag)
+    meta = preprocessing.from_torchvision((weights or _torchvision_weights(name, "default")).transforms())
     kwargs: dict[str, Any] = {}
     if name.startswith("vit_") and weights is None:
         kwargs = {"image_size": config.image_size or meta.size}
@@ -85,7 +78,31 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
         net = _called(torchvision.models.get_model, config, name, weights=weights, **kwargs)
     if name in WITH_AUXILIARY_HEADS:
         _drop_auxiliary_heads(net)
+    if name.startswith("vit_") and config.image_size not in (None, net.image_size):
+        net = _vit_at(net, config)
     return Built(net, meta, f"torchvision {name}.{weights.name}" if weights else "random")
+
+
+def _torchvision_weights(name: str, tag: str | None) -> Any:
+    choices = torchvision.models.get_model_weights(name)
+    if tag is None:
+        return None
+    if tag == "default":
+        return choices.DEFAULT
+    if tag not in choices.__members__:
+        allowed = [*choices.__members__, "default", "null"]
+        raise ConfigError(
+            f"model.weights={tag} is not one of {', '.join(allowed)}, or the path of a file{nearest(tag, allowed)}"
+        )
+    return choices[tag]
+
+
+def _vit_at(native: Any, config: ModelConfig) -> nn.Module:
+    """The same vision transformer for images of `config.image_size`: its position embedding is interpolated."""
+    size = config.image_size
+    net = _called(torchvision.models.get_model, config, config.name, weights=None, image_size=size)
+    net.load_state_dict(interpolate_embeddings(size, native.patch_size, native.state_dict()))
+    return net
 
 
 def _drop_auxiliary_heads(net: nn.Module) -> None:
@@ -100,16 +117,17 @@ def _timm(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int)
     if not timm.is_model(name):
         elsewhere = " (model=torchvision has it)" if name in torchvision.models.list_models(module=torchvision.models) else ""
         raise ConfigError(f"model.name={config.name} is not a model of timm{elsewhere}{nearest(name, timm.list_models())}")
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
-    chosen = own_tag if tag in (None, "default") else tag
+    chosen = own_tag if tag in (None, "default") else str(tag)
     if own_tag and chosen != own_tag:
         raise ConfigError(f"model.name={config.name} and model.weights={tag} name two sets of weights: give one of them")
-    if chosen and chosen not in tags:
-        raise ConfigError(
-            f"{name} has no weights {chosen} in timm{nearest(str(chosen), tags)}: choose {', '.join(tags)}, null, or a file"
-        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag is not None and not tags:
         raise ConfigError(f"timm has no weights for model.name={name}: set model.weights to null or to the path of a file")
+    if chosen and chosen not in tags:
+        allowed = [*tags, "default", "null"]
+        raise ConfigError(
+            f"model.weights={chosen} is not one of {name}'s {', '.join(allowed)}, or the path of a file{nearest(chosen, tags)}"
+        )
     return _timm_built(f"{name}.{chosen}" if chosen else name, config, tag is not None, num_outputs, in_chans)
 
 
@@ -125,6 +143,8 @@ def _hf_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: in
 def _timm_built(name: str, config: ModelConfig, pretrained: bool, num_outputs: int, in_chans: int) -> Built:
     with _fetching(f"the model {name}", constants.ENDPOINT), _hub_or_cache(pretrained or name.startswith("hf-hub:")):
         net = _called(timm.create_model, config, name, pretrained=pretrained, in_chans=in_chans)
+    if config.image_size is not None and hasattr(net, "set_input_size"):  # transformers, whose embedding depends on it
+        net.set_input_size(img_size=(config.image_size, config.image_size))
     net.reset_classifier(num_outputs)
     classifiers = net.get_classifier()  # several in distilled models
     wanted = classifiers if isinstance(classifiers, (tuple, list)) else (classifiers,)
@@ -181,9 +201,10 @@ def _called(builder: Callable[..., Any], config: ModelConfig, *args: Any, **kwar
     """`builder(*args, **kwargs)` with the user's own arguments, which win."""
     try:
         return builder(*args, **{**kwargs, **config.kwargs})
-    except TypeError as error:
+    except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"model.kwargs={config.kwargs} does not suit {config.name} ({error}): correct its names or types"
+            f"{config.name} cannot be built with model.kwargs={config.kwargs} and model.image_size={config.image_size} "
+            f"({error}): correct them, or leave them at their defaults"
         ) from error
 
 
@@ -193,7 +214,7 @@ def _fetching(what: str, where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # URLError, timeouts, and what huggingface_hub raises are all of this kind
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ConfigError(
             f"{what} cannot be fetched from {where} ({reason}): check the name and the network, or give a local file as "
             "model.weights=PATH, or start from random weights with freeze=from_scratch"
@@ -209,7 +230,7 @@ def _hub_or_cache(needed: bool) -> Iterator[None]:
     offline = constants.HF_HUB_OFFLINE
     if needed and not offline:
         try:
-            get_session().head(constants.ENDPOINT, timeout=5)
+            get_session().head(constants.ENDPOINT, timeout=10)
         except Exception:  # of the HTTP library, which differs between versions of huggingface_hub
             constants.HF_HUB_OFFLINE = True
     try:

@@ -55,9 +55,7 @@ def forward(net: nn.Module, images: Tensor) -> Tensor:
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != images.shape[0]:
         seen = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigError(
-            f"the model answers {images.shape[0]} images with {seen}: it has to return one tensor [images, outputs]"
-        )
+        raise ConfigError(f"the model answers two images with {seen}: it has to return one tensor [2, outputs]")
     return output
 
 

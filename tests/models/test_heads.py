@@ -1,0 +1,136 @@
+"""A head is found by running the network, and one that the forward pass does not use is refused."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg11
+
+from fourfold.config import ConfigError
+from fourfold.models import create, heads
+from fourfold.models.trace import dummy_images
+
+
+class Small(nn.Module):
+    """An image classifier with a hidden layer as wide as its output, and a layer that is never called."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.hidden = nn.Linear(8, width)
+        self.out = nn.Linear(width, width)
+        self.fc = nn.Linear(8, width)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.hidden(self.conv(x).relu().mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.features(x))
+
+
+class Ignored(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        self.out(self.features(x))
+        return self.features(x)
+
+
+class Headless(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1)
+
+
+class Pair(Small):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+IMAGES = torch.zeros(2, 3, 16, 16)
+
+
+def test_the_old_notebook_mistake_is_impossible() -> None:
+    """Assigning `vgg.fc` trains a layer that the forward pass never uses."""
+    with torch.device("meta"):
+        net = vgg11(init_weights=False)
+        net.fc = nn.Linear(4096, 7)
+    images = dummy_images(net, 3, 224)
+    with pytest.raises(ConfigError, match="1000 outputs, but the dataset needs 7"):
+        heads.prove(net, ("fc",), 7, images)
+    with pytest.raises(ConfigError, match="does not depend on its head fc"):
+        heads.prove(net, ("fc",), 1000, images)
+    assert heads.replace(net, 7, images) == ("classifier.6",)
+    heads.prove(net, ("classifier.6",), 7, images)
+
+
+def test_the_last_called_layer_wins() -> None:
+    assert heads.find(Small(), IMAGES) == "out"
+
+
+def test_a_head_whose_answer_is_thrown_away_is_refused() -> None:
+    net = Ignored()
+    with pytest.raises(ConfigError, match="does not depend on its head out"):
+        heads.prove(net, ("out",), 5, IMAGES)
+
+
+def test_a_network_without_a_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no head to replace"):
+        heads.find(Headless(), IMAGES)
+
+
+def test_a_network_that_answers_with_more_than_a_tensor_is_refused() -> None:
+    with pytest.raises(ConfigError, match="answers two images with tuple"):
+        heads.find(Pair(), IMAGES)
+
+
+def test_looking_changes_nothing() -> None:
+    net = Small()
+    net.conv.eval()
+    modes = [module.training for module in net.modules()]
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    generator = torch.get_rng_state()
+    heads.find(net, IMAGES)
+    heads.prove(net, ("out",), 5, IMAGES)
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not any(module._forward_hooks for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_the_same_seed_gives_the_same_model(model_config) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(create(model_config("resnet18", image_size=32), 4, pretrained=False).net.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_distilled_models_have_two_heads(model_config) -> None:
+    config = model_config("deit_tiny_distilled_patch16_224", "timm", image_size=32, kwargs={"depth": 1})
+    assert create(config, 4, pretrained=False).heads == ("head", "head_dist")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("resnet18", "torchvision"), ("test_resnet", "timm"), ("micro_resnet", "micro_resnet")]
+)
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_the_stem_takes_the_channels_that_come(name: str, source: str, in_chans: int, model_config) -> None:
+    model = create(model_config(name, source, image_size=32), 4, in_chans=in_chans, pretrained=False)
+    assert model.net(torch.zeros(2, in_chans, 32, 32)).shape == (2, 4)
+    assert len(model.preprocessing.mean) == len(model.preprocessing.std) == in_chans
+
+
+def test_one_channel_sees_what_three_equal_ones_saw(model_config) -> None:
+    """Grey images through the adapted stem give what repeating them three times gave."""
+    states = []
+    for in_chans in (3, 1):
+        torch.manual_seed(0)
+        net = create(model_config("resnet18", image_size=32), 4, in_chans=in_chans, pretrained=False).net
+        states.append(net.conv1)
+    grey = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(
+        states[1](grey), states[0](grey.repeat(1, 3, 1, 1)), atol=1e-5, rtol=1e-5
+    )  # summed in another order
+
+
+def test_images_that_a_network_refuses_are_named(model_config) -> None:
+    with pytest.raises(ConfigError, match="refuses images of 8 x 8 pixels and 3 channels"):
+        create(model_config("inception_v3", image_size=8), 4, pretrained=False)
