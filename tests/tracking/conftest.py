@@ -6,10 +6,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import wandb
-from fake_server import KEY, FakeServer
 
 from fourfold.config import RunConfig
 from fourfold.tracking import weights_and_biases
+
+from .fake_server import KEY, FakeServer
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_server import FakeServer
 from torch import nn
 from wandb.sdk.lib import run_stopping
 
@@ -24,6 +23,8 @@ from fourfold.config import RunConfig
 from fourfold.tracking import Tracker, open_tracker, weights_and_biases
 from fourfold.tracking.weights_and_biases import histogram, short_name, tags
 from fourfold.trial import Pruned
+
+from .fake_server import FakeServer
 
 pytestmark = pytest.mark.usefixtures("wandb_session")
 
@@ -346,19 +347,23 @@ def test_a_server_that_refuses_the_artifact_ends_no_run(
     assert list(server.rows.values()) == [ROWS[:2]]
 
 
-def test_watching_records_gradients_and_lets_go_of_the_model(opened: Open, folder: Path) -> None:
+def test_watching_follows_what_learns_and_lets_go_of_the_model(opened: Open, folder: Path) -> None:
     model = nn.Linear(4, 2)
     model.bias.requires_grad_(False)
     with opened(watch=True) as tracker:
         tracker.watch(model)
-        for _ in range(weights_and_biases.WATCH_EVERY):
-            model(torch.ones(1, 4)).sum().backward()
-        tracker.log(ROWS[0])
-    ((row,),) = (run.rows for run in runs_of(folder))
-    assert {name: row[name] for name in ROWS[0]} == ROWS[0]
-    assert sum(row["gradients/weight.values"]) == 8
-    assert not [name for name in row if "bias" in name]
+        for row in ROWS[:2]:
+            for _ in range(weights_and_biases.WATCH_EVERY):
+                model(torch.ones(1, 4)).sum().backward()
+            model.bias.requires_grad_(True)
+            tracker.log(row)
+    ((first, second),) = (run.rows for run in runs_of(folder))
+    assert {name: first[name] for name in ROWS[0]} == ROWS[0]
+    assert sum(first["gradients/weight.values"]) == model.weight.numel()
+    assert not [name for name in first if "bias" in name]
+    assert sum(second["gradients/bias.values"]) == model.bias.numel()
     assert not model.weight._backward_hooks
+    assert not model.bias._backward_hooks
 
 
 def test_gradients_that_are_not_finite_are_no_obstacle() -> None:

@@ -1,7 +1,6 @@
 """What a person sees while a run trains: a bar on a terminal, one line per epoch anywhere else."""
 
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -24,7 +23,7 @@ class Display:
     Args:
         enabled: false shows nothing at all.
         epochs: of the whole run; the time left is told for all of them.
-        title: names the run in every line.
+        title: names the run: once above a bar, in every plain line.
     """
 
     def __init__(self, enabled: bool, epochs: int, title: str) -> None:
@@ -43,10 +42,11 @@ class Display:
     def __enter__(self) -> Self:
         console = Console()
         if self._enabled and console.is_terminal and multiprocessing.current_process().name == "MainProcess":
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[note]}"))
             self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
-            self._task = self._bar.add_task(self._title, total=self._epochs, note="")
+            self._task = self._bar.add_task("", total=self._epochs, note="")
             self._bar.start()
+            self._above_the_bar(self._title)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -87,18 +87,20 @@ class Display:
             row: as in metrics.jsonl; the losses, the learning rate and the first other metric of the validation are shown.
         """
         self._epoch, self._step = int(row["epoch"]), self._steps
-        line = "  ".join(
-            filter(None, (self._title, f"epoch {self._epoch + 1}/{self._epochs}", *told(row), self._left(self._done())))
-        )
+        line = "  ".join((f"epoch {self._epoch + 1}/{self._epochs}", *told(row), self._left(self._done()))).rstrip()
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._above_the_bar(line)
             self._show("")
         elif self._enabled:
-            print(line, file=sys.stdout, flush=True)
+            print(f"{self._title}  {line}", flush=True)
+
+    def _above_the_bar(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self, note: str) -> None:
         if self._bar is not None:
-            description = f"{self._title}  epoch {self._epoch + 1}/{self._epochs}"
+            description = f"epoch {self._epoch + 1}/{self._epochs}"
             self._bar.update(self._task, completed=self._done(), description=description, note=note)
             self._bar.refresh()
 

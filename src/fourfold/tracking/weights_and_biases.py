@@ -49,7 +49,8 @@ class WandbRun(Tracker):
         self._name = short_name(overrides) or folder.name
         self._run: wandb.Run | None = None
         self._stop = Event()
-        self._hooks: list[RemovableHandle] = []
+        self._watched: nn.Module | None = None
+        self._hooks: dict[str, RemovableHandle] = {}
         self._warned = False
         self._hint: str | None = None
 
@@ -100,7 +101,7 @@ class WandbRun(Tracker):
         return run
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
         if self._run is None:
             return
@@ -119,6 +120,7 @@ class WandbRun(Tracker):
         with self._forgiven("logging an epoch"):
             if self._run is not None:
                 self._run.log(dict(row))
+        self._hook_what_learns()
 
     def summary(self, values: dict[str, Any]) -> None:
         with self._forgiven("logging the summary"):
@@ -135,16 +137,22 @@ class WandbRun(Tracker):
                 self._run.log_artifact(artifact, aliases=["best"])
 
     def watch(self, model: nn.Module) -> None:
-        """Histograms of the gradients of what learns now.
+        """Histograms of the gradients of what learns.
 
         Not by `run.watch`, whose hooks raise inside the backward pass when W&B fails (wandb 0.31).
         """
-        if not self._options.watch or self._run is None:
+        if self._options.watch and self._run is not None:
+            self._watched = model
+            self._hook_what_learns()
+
+    def _hook_what_learns(self) -> None:
+        """Again after every epoch, for what an unfreezing step has added."""
+        if self._watched is None:
             return
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+        for name, parameter in self._watched.named_parameters():
+            if parameter.requires_grad and name not in self._hooks:
                 note = functools.partial(self._note_gradient, name, itertools.count())
-                self._hooks.append(parameter.register_hook(note))
+                self._hooks[name] = parameter.register_hook(note)
 
     def _note_gradient(self, name: str, passes: Iterator[int], gradient: Tensor) -> None:
         if next(passes) % WATCH_EVERY:
