@@ -175,3 +175,30 @@ def test_integrity_counts_what_breaks_a_rule(tmp_path: Path) -> None:
     assert (seen.runs, seen.opened_once, len(seen.opened_otherwise)) == (4, 3, 1)
     assert (seen.proven, len(seen.broken), seen.nothing_frozen, seen.frozen_tensors) == (1, 1, 2, 40)
     assert [manifest.seed for manifest in seen.mixed] == [0]
+
+
+def test_runs_on_other_data_are_rows_of_their_own(tmp_path: Path) -> None:
+    for kwargs in ({"distance": 1}, {"distance": 2}):
+        for strategy in ("full", "classifier_only"):
+            write_run(tmp_path, strategy=strategy, extra={"dataset": {"kwargs": kwargs}})
+    places = arrange(collect(tmp_path))
+    assert [place.variant for place in places] == [("dataset.kwargs.distance=1",), ("dataset.kwargs.distance=2",)]
+    assert all(len(place.cells) == 2 for place in places)
+
+
+@pytest.mark.parametrize(("source", "rows"), [("torchvision", 1), ("image_folder", 2)])
+def test_a_folder_is_other_data_only_where_it_is_the_data(tmp_path: Path, source: str, rows: int) -> None:
+    for seed, root in enumerate(("a", "b")):
+        write_run(tmp_path, seed=seed, extra={"dataset": {"source": source, "root": root}})
+    assert len(arrange(collect(tmp_path))) == rows
+
+
+def test_where_and_how_a_run_was_made_makes_no_cell_of_its_own(tmp_path: Path) -> None:
+    for seed, workers in enumerate((0, 4)):
+        write_run(
+            tmp_path,
+            seed=seed,
+            extra={"dataset": {"loader": {"num_workers": workers}, "split_seed": seed}, "trainer": {"device": f"cuda:{seed}"}},
+        )
+    (cell,) = place_of(tmp_path).cells
+    assert cell.chosen.test.n == 2

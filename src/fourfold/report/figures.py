@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from fourfold.files import replacing, write_text
@@ -32,7 +34,7 @@ PALETTE = {
 }  # fmt: skip
 MARKERS = "osD^vPX*"
 WIDTH = 3.4  # inches; a panel is shown about 350 px wide, so 8 pt are read at 11 to 12 px
-RIGHT = 0.66  # inches beside the axis, for a row's number and the diamond of the textbook's choice
+RIGHT = 0.58  # inches beside the axis, for a row's number and the diamond of the textbook's choice
 LARGEST_SHOWN = 20.0  # points; the axis of differences ends here at the latest, what lies beyond gets an arrow
 LINE = 22  # characters of a strategy's label before it breaks
 STYLE: Any = {  # matplotlib's stubs want its keys as literals
@@ -95,8 +97,8 @@ def _bar(axes: Axes, row: int, cell: Cell, place: Place) -> None:
     for index, run in enumerate(runs):
         offset = 0.34 * (index / (len(runs) - 1) - 0.5) if len(runs) > 1 else 0.0
         score = scaled(run.test[metric.name], metric)
-        ring = {"marker": "o", "markersize": 2.4, "markeredgewidth": 0.55, "markerfacecolor": "none"}
-        axes.plot(score, row + offset, color=PALETTE["ink"], zorder=5, clip_on=False, **ring)
+        (ring,) = axes.plot(score, row + offset, "o", color=PALETTE["ink"], markersize=2.4, zorder=5, clip_on=False)
+        ring.set(markerfacecolor="none", markeredgewidth=0.55)
     weight = "bold" if cell.strategy == place.verdict.best else "normal"
     _beside(axes, row, short(test.mean, metric), weight)
 
@@ -183,7 +185,7 @@ def role(strategy: str, place: Place) -> str:
 
 
 def _rows(axes: Axes, place: Place, strategies: Sequence[str]) -> None:
-    """Label the rows, flush left; the chosen one in bold, the textbook's choice with a diamond."""
+    """Label the rows, flush left, and mark the textbook's choice with a diamond."""
     axes.set_yticks(range(len(strategies)), [textwrap.fill(strategy, LINE) for strategy in strategies])
     axes.set_ylim(len(strategies) - 0.5, -0.5)
     axes.grid(axis="x", color=PALETTE["rule"], linewidth=0.6)
@@ -191,8 +193,6 @@ def _rows(axes: Axes, place: Place, strategies: Sequence[str]) -> None:
     textbook = place.verdict.textbook
     for row, (label, strategy) in enumerate(zip(axes.get_yticklabels(), strategies, strict=True)):
         label.set_horizontalalignment("left")
-        if strategy == place.verdict.best:
-            label.set_fontweight("bold")
         if textbook and strategy == textbook.strategy:
             inches = axes.bbox.width / axes.figure.dpi
             edge = 1 + (RIGHT - 0.06) / inches
@@ -201,24 +201,34 @@ def _rows(axes: Axes, place: Place, strategies: Sequence[str]) -> None:
 
 
 def _label_width(place: Place) -> float:
-    """Inches from the panel's left edge to its axis: the longest label in bold."""
-    return 0.12 + 0.068 * max(12, min(LINE, max(len(cell.strategy) for cell in place.cells)))
+    """Inches from the panel's left edge to its axis: the longest label."""
+    return 0.1 + 0.063 * max(12, min(LINE, max(len(cell.strategy) for cell in place.cells)))
 
 
 def _beside(axes: Axes, row: int, text: str, weight: str) -> None:
     axes.text(1.03, row, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontweight=weight)
 
 
-def _axes_for(draw: Draw, place: Place) -> tuple[Figure, Axes]:
-    """A figure for one panel, its margins in inches so that panels of any height look the same."""
+@dataclass(frozen=True)
+class Frame:
+    """The size of a panel and the margins around its axes, in inches, so that panels of any height look the same."""
+
+    height: float
+    left: float
+    right: float
+    top: float = 0.06
+    bottom: float = 0.42
+
+    def box(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Where the axes lie, in fractions of a figure of that size, when the panel's lower left corner is at (x, y) inches."""
+        inner = WIDTH - self.left - self.right, self.height - self.top - self.bottom
+        return (x + self.left) / width, (y + self.bottom) / height, inner[0] / width, inner[1] / height
+
+
+def _frame(draw: Draw, place: Place) -> Frame:
     if draw is draw_learning_rates:
-        height, left, right = 2.1, 0.5, 0.1
-    else:
-        height, left, right = 0.5 + 0.27 * len(place.cells), _label_width(place), RIGHT
-    top, bottom = 0.06, 0.42
-    figure = Figure(figsize=(WIDTH, height))
-    box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
-    return figure, figure.add_axes(box)
+        return Frame(height=2.1, left=0.5, right=0.1)
+    return Frame(height=0.5 + 0.27 * len(place.cells), left=_label_width(place), right=RIGHT)
 
 
 def panel(draw: Draw, place: Place, study: Study, *, name: str, label: str) -> str:
@@ -229,8 +239,9 @@ def panel(draw: Draw, place: Place, study: Study, *, name: str, label: str) -> s
         label: what a screen reader says instead.
     """
     with _styled():
-        figure, axes = _axes_for(draw, place)
-        draw(axes, place, study)
+        frame = _frame(draw, place)
+        figure = Figure(figsize=(WIDTH, frame.height))
+        draw(figure.add_axes(frame.box(0, 0, WIDTH, frame.height)), place, study)
         return inline(_svg(figure), name, label)
 
 
@@ -276,24 +287,45 @@ def sweeps_learning_rate(place: Place) -> bool:
 
 
 def _write_sheet(draw: Draw, places: Sequence[Place], study: Study, stem: Path) -> list[Path]:
+    title, gap, edge, legend = 0.3, 0.35, 0.15, 0.4  # inches
+    columns, positions = grid(places)
+    rows = max(row for row, _ in positions) + 1
+    frames = [_frame(draw, place) for place in places]
+    step = title + max(frame.height for frame in frames)
+    width, height = columns * WIDTH + (columns - 1) * gap + 2 * edge, rows * step + legend + edge
     with _styled():
-        columns, positions = grid(places)
-        rows = max(row for row, _ in positions) + 1
-        height = 0.3 + max(_axes_for(draw, place)[0].get_figheight() for place in places)
-        figure = Figure(figsize=(columns * WIDTH, rows * height))
-        for place, (row, column) in zip(places, positions, strict=True):
-            single, axes = _axes_for(draw, place)
-            box, scale = axes.get_position(), single.get_figheight() / height
-            bottom = (rows - 1 - row + box.y0 * scale) / rows
-            spot = figure.add_axes(((column + box.x0) / columns, bottom, box.width / columns, box.height * scale / rows))
-            draw(spot, place, study)
-            title_at = (column + box.x0) / columns, bottom + box.height * scale / rows + 0.08 / (rows * height)
-            figure.text(*title_at, heading(place, study), fontsize=9, fontweight="bold", va="bottom")
+        figure = Figure(figsize=(width, height))
+        for place, frame, (row, column) in zip(places, frames, positions, strict=True):
+            x, top = edge + column * (WIDTH + gap), height - edge - row * step - title
+            draw(figure.add_axes(frame.box(x, top - frame.height, width, height)), place, study)
+            figure.text(x / width, (top + 0.06) / height, heading(place, study), fontsize=9, fontweight="bold", va="bottom")
+        handles = _handles(draw, study)
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, handlelength=1.2)
         svg, png = stem.with_suffix(".svg"), stem.with_suffix(".png")
         write_text(svg, _svg(figure))
         with replacing(png) as temporary:
             figure.savefig(temporary, format="png", dpi=200, facecolor="white")
     return [svg, png]
+
+
+def _handles(draw: Draw, study: Study) -> list[Line2D]:
+    """The key of a sheet; the page has its own, in HTML."""
+    if draw is draw_learning_rates:
+        return [
+            Line2D(
+                [], [], color=PALETTE[f"line{index % len(MARKERS) + 1}"], marker=MARKERS[index % len(MARKERS)], label=strategy
+            )
+            for index, strategy in enumerate(study.strategies)
+        ]
+    behind = "behind" if draw is draw_scores else "muted"
+    words = {"chosen": "chosen on validation", "tied": "tied with it", behind: "behind"}
+    handles = [Line2D([], [], color=PALETTE[color], linewidth=6, label=label) for color, label in words.items()]
+    if any(place.verdict.textbook for place in study.places):
+        diamond = Line2D(
+            [], [], color=PALETTE["textbook"], marker="D", markersize=4, linestyle="none", label="the textbook's choice"
+        )
+        handles.append(diamond)
+    return handles
 
 
 def grid(places: Sequence[Place]) -> tuple[int, list[tuple[int, int]]]:
@@ -304,5 +336,5 @@ def grid(places: Sequence[Place]) -> tuple[int, list[tuple[int, int]]]:
     known = all(similarity in across and size in down for similarity, size in labels)
     if known and len(set(labels)) == len(places):
         return len(across), [(down.index(str(size)), across.index(str(similarity))) for similarity, size in labels]
-    columns = min(3, len(places))
+    columns = 2 if len(places) == 4 else min(3, len(places))
     return columns, [divmod(index, columns) for index in range(len(places))]

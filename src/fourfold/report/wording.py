@@ -6,6 +6,11 @@ from fourfold.study.metric import Metric
 from fourfold.study.quadrants import Place, Rival, Study
 from fourfold.study.statistics import Estimate, negated
 
+MOST_NAMED = 6  # ties told one by one in the summary
+
+# Below this share of the way from the most frequent class to perfection, a score is told beside that class's.
+LITTLE = 0.25
+
 
 def scaled(value: float, metric: Metric) -> float:
     """As people read it: fractions in percent, the rest as it is."""
@@ -139,7 +144,7 @@ def _who(place: Place) -> str:
     if not verdict.contenders:
         return f"{score} is best on validation; with fewer than two seeds in common no more can be said."
     if verdict.winner:
-        nearest = f"{_with_difference(behind[0], metric)}, p\N{NO-BREAK SPACE}{p_value(behind[0].p_holm)}"
+        nearest = f"{behind[0].strategy}, {_by(behind[0], metric)}, p\N{NO-BREAK SPACE}{p_value(behind[0].p_holm)}"
         return f"{score} is ahead of all others; nearest is {nearest}."
     said = [f"{score} is best on validation"]
     for status, one, many in (
@@ -149,7 +154,9 @@ def _who(place: Place) -> str:
     ):
         rivals = [rival for rival in verdict.rivals if rival.status == status]
         if rivals:
-            said.append(f"{listed(_with_difference(rival, metric) for rival in rivals)} {one if len(rivals) == 1 else many}")
+            names = f"{listed(rival.strategy for rival in rivals)} {one if len(rivals) == 1 else many}"
+            by = listed(_by(rival, metric) for rival in rivals)
+            said.append(names if status == "unknown" else f"{names}: {by}")
     if len(said) == 1:
         said.append(f"the others are behind, but after Holm's correction for {several(len(behind), 'comparison')} not surely")
     return f"{'; '.join(said)}."
@@ -157,13 +164,14 @@ def _who(place: Place) -> str:
 
 def _chance(place: Place) -> str:
     best = place.cell(place.verdict.best)
-    if best is None or place.chance is None or best.chosen.test.mean > 3 * place.chance:
+    chance = place.chance
+    if best is None or chance is None or best.chosen.test.mean - chance > LITTLE * (1 - chance):
         return ""
-    return f"For comparison: always answering the most frequent class gives {short(place.chance, place.metric)} %."
+    return f"For comparison: always answering the most frequent class gives {short(chance, place.metric)} %."
 
 
-def _with_difference(rival: Rival, metric: Metric) -> str:
-    return f"{rival.strategy}, {signed_points(rival.difference.estimate, metric)}" if rival.difference else rival.strategy
+def _by(rival: Rival, metric: Metric) -> str:
+    return signed_points(rival.difference.estimate, metric) if rival.difference else ""
 
 
 def _cheapest(place: Place) -> str:
@@ -235,8 +243,13 @@ def _ties(judged: Sequence[tuple[Place, str]]) -> list[str]:
     tied = [(place, name) for place, name in judged if not place.verdict.winner and len(place.verdict.contenders) > 1]
     if not tied:
         return []
-    who = "; ".join(f"{name}: {listed(place.verdict.contenders)} (cheapest: {place.verdict.cheapest})" for place, name in tied)
-    return [f"Elsewhere the best cannot be told apart. {who[0].upper()}{who[1:]}."]
+    if len(tied) > MOST_NAMED:
+        return [f"In {len(tied)} the best cannot be told apart; the verdicts name the cheapest of each."]
+    by_tie: dict[str, list[str]] = {}
+    for place, name in tied:
+        who = f"{listed(place.verdict.contenders)} (cheapest: {place.verdict.cheapest})"
+        by_tie.setdefault(who, []).append(name)
+    return [f"The best cannot be told apart: {'; '.join(f'{who} in {listed(names)}' for who, names in by_tie.items())}."]
 
 
 def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
