@@ -23,7 +23,7 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 class RunFailed(Exception):
-    """A run has failed and its folder says why. Holds one sentence, so that it can leave a worker process."""
+    """A run has failed, told in one sentence; its folder holds the whole story."""
 
 
 def main() -> None:
@@ -33,6 +33,8 @@ def main() -> None:
 
 def command(args: Sequence[str]) -> int:
     """Do what the command line says, or say in one line why not.
+
+    With HYDRA_FULL_ERROR=1 in the environment, errors leave as they are, with their tracebacks.
 
     Args:
         args: The words after `fourfold`.
@@ -59,10 +61,10 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _dispatch(args: Sequence[str]) -> None:
-    completing = {"-sc", "--shell-completion"} & {*args} and os.environ.get("COMP_LINE")
+    typed = os.environ.get("COMP_LINE", "") if {"-sc", "--shell-completion"} & {*args} else ""
     asked = Invocation.of(args)
-    if completing:  # the words typed so far come in a variable
-        _hydra(replace(asked, config_dir=Invocation.of(completing.split()[1:]).config_dir))
+    if typed:  # tab completion: what is on the command line so far
+        _show(replace(asked, config_dir=Invocation.of([*typed.split()[1:], ""]).config_dir))
     elif "--version" in args:
         print(f"fourfold {__version__}")
     elif {"-h", "--help"} & {*args}:
@@ -73,10 +75,12 @@ def _dispatch(args: Sequence[str]) -> None:
         _report(args[1:])
     elif args[:1] == ["info"]:
         _info(replace(asked, flags=asked.flags[1:]))
+    elif any(flag.startswith("-") for flag in asked.flags):
+        _show(asked)
     elif asked.multirun:
         _sweep(asked)
     else:
-        _hydra(asked)
+        _run(asked)
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,16 @@ class Invocation:
     flags: tuple[str, ...]  # what is left for Hydra to read
     multirun: bool
     config_dir: str | None
-    config_name: str | None
+    config_name: str
 
     @classmethod
     def of(cls, args: Sequence[str]) -> "Invocation":
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser = argparse.ArgumentParser("fourfold", add_help=False, allow_abbrev=False)
         parser.add_argument("--multirun", "-m", action="store_true")
         parser.add_argument("--config-dir", "-cd")
-        parser.add_argument("--config-name", "-cn")
+        parser.add_argument("--config-name", "-cn", default="config")
         known, rest = parser.parse_known_args(args)
-        overrides = tuple(word for word in rest if ("=" in word and not word.startswith("-")) or word.startswith("~"))
+        overrides = tuple(word for word in rest if not word.startswith("-") and ("=" in word or word.startswith("~")))
         flags = tuple(word for word in rest if word not in overrides)
         return cls(overrides, flags, known.multirun, known.config_dir, known.config_name)
 
@@ -104,11 +108,26 @@ class Invocation:
     def dirs(self) -> tuple[Path, ...]:
         return (Path(self.config_dir).absolute(),) if self.config_dir else ()
 
-    def argv(self) -> list[str]:
-        """The command line as Hydra reads it: overrides first, since `--info` takes the next word for its own."""
-        given = {"--config-dir": self.config_dir, "--config-name": self.config_name}
-        options = [word for flag, value in given.items() if value for word in (flag, value)]
-        return [*self.overrides, *self.flags, *options, *(["--multirun"] if self.multirun else [])]
+    def checked(self) -> "Invocation":
+        """In canonical spelling, with nothing left over and with the user's own options seen by Hydra."""
+        from fourfold.compose import canonical
+
+        if self.flags:
+            raise ConfigError(f"`{' '.join(self.flags)}` is neither a command nor KEY=VALUE: `fourfold --help` shows both")
+        for folder in self.dirs:
+            if not folder.is_dir():
+                raise ConfigError(f"--config-dir={self.config_dir} is not a folder: give the one that holds your own options")
+        _refuse_shadowed(self.dirs)
+        return replace(self, overrides=tuple(canonical(self.overrides)))
+
+
+def _refuse_shadowed(dirs: Sequence[Path]) -> None:
+    """Hydra would silently prefer the built-in option of the same name."""
+    built_in = groups.options((groups.conf_dir(),))
+    for group, options in groups.options(dirs).items():
+        for name, file in options.items():
+            if name in built_in.get(group, {}):
+                raise ConfigError(f"{file} has the name of a built-in option, which would be used instead: rename it")
 
 
 def _report(args: Sequence[str]) -> None:
@@ -122,27 +141,58 @@ def _report(args: Sequence[str]) -> None:
 def _info(asked: Invocation) -> None:
     from fourfold.compose import compose
 
-    if asked.flags:
-        raise ConfigError(f"`fourfold info` does not know {' '.join(asked.flags)}: give GROUP=OPTION and KEY=VALUE")
+    asked = asked.checked()
     config = compose(asked.overrides, asked.config_dir)
     from fourfold.info import show
 
     show(config)
 
 
-def _sweep(asked: Invocation) -> None:
-    from fourfold import multirun
-    from fourfold.compose import ROOT, canonical, explained
+def _show(asked: Invocation) -> None:
+    """Leave it to Hydra: `--cfg`, `--info`, `--hydra-help`, tab completion."""
+    import hydra
+
+    from fourfold.compose import HYDRA_VERSION_BASE, canonical, explained, register
+
+    register(asked.dirs)
+    options = ["--config-name", asked.config_name, *(["--config-dir", asked.config_dir] if asked.config_dir else [])]
+    with explained(asked.overrides, asked.dirs):
+        # overrides first, since --info takes the next word for its own
+        sys.argv = [sys.argv[0], *canonical(asked.overrides), *asked.flags, *options]
+        hydra.main(config_path=str(groups.conf_dir()), config_name=asked.config_name, version_base=HYDRA_VERSION_BASE)(task)()
+
+
+def _run(asked: Invocation) -> None:
+    from fourfold.compose import explained, hydra_ready, searchpath
 
     with explained(asked.overrides, asked.dirs):
-        plan = multirun.plan(canonical(asked.overrides), asked.dirs, asked.config_name or ROOT)
+        asked = asked.checked()
+        with hydra_ready(asked.dirs) as hydra:
+            overrides = [*asked.overrides, *searchpath(asked.overrides, asked.dirs), "hydra.mode=RUN"]
+            failure = hydra.run(asked.config_name, task, overrides).return_value
+    if failure is not None:
+        raise failure
+
+
+def _sweep(asked: Invocation) -> None:
+    from fourfold import multirun
+    from fourfold.compose import explained, hydra_ready, searchpath
+
+    with explained(asked.overrides, asked.dirs):
+        asked = asked.checked()
+        plan = multirun.plan(asked.overrides, asked.dirs, asked.config_name)
+    overrides = [*plan.overrides, *searchpath(plan.overrides, asked.dirs), "hydra.mode=MULTIRUN"]
     try:
-        with multirun.checked_already():
-            _hydra(replace(asked, overrides=tuple(plan.overrides)))
-    except (RunFailed, ConfigError) as error:  # each failed run has said why; the others have finished
-        raise RunFailed("not every run has finished: the same command runs what is missing") from error
+        with hydra_ready(asked.dirs) as hydra, multirun.checked_already():
+            batches = hydra.multirun(asked.config_name, task, overrides)
+    except Exception as error:  # a worker was killed, a launcher could not start
+        raise RunFailed(f"the sweep was cut short by {_one_line(error)}: the same command runs what is missing") from error
     finally:
         _finish(plan.folders)
+    failures = [job.return_value for batch in batches for job in batch if isinstance(job.return_value, Exception)]
+    if failures:  # each has been told when it happened
+        jobs = sum(map(len, batches))
+        raise RunFailed(f"{len(failures)} of {jobs} runs failed: the same command runs them again, and nothing else")
 
 
 def _finish(folders: Sequence[Path]) -> None:
@@ -154,33 +204,11 @@ def _finish(folders: Sequence[Path]) -> None:
             report.finish(study)
 
 
-def _hydra(asked: Invocation) -> None:
-    import hydra
-
-    from fourfold.compose import HYDRA_VERSION_BASE, ROOT, canonical, explained, register
-
-    _refuse_shadowed(asked.dirs)
-    register(asked.dirs)
-    with explained(asked.overrides, asked.dirs):
-        sys.argv = [sys.argv[0], *replace(asked, overrides=tuple(canonical(asked.overrides))).argv()]
-        hydra.main(config_path=str(groups.conf_dir()), config_name=ROOT, version_base=HYDRA_VERSION_BASE)(task)()
-
-
-def _refuse_shadowed(dirs: Sequence[Path]) -> None:
-    """Hydra would silently prefer the built-in option of the same name."""
-    built_in = groups.options((groups.conf_dir(),))
-    for group, options in groups.options(dirs).items():
-        for name, file in options.items():
-            if name in built_in.get(group, {}):
-                raise ConfigError(f"{file} has the name of a built-in option, which would be used instead: rename it")
-
-
-def task(cfg: "DictConfig") -> None:
+def task(cfg: "DictConfig") -> ConfigError | RunFailed | None:
     """One run of Hydra's, in whatever process the launcher has chosen.
 
-    Raises:
-        ConfigError: the configuration cannot run.
-        RunFailed: anything else, told in one sentence; the traceback is in the run's log.
+    Returns:
+        Why it failed, if it did. Raising would make Hydra end the sweep after this batch, and print a message of its own.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -191,29 +219,37 @@ def task(cfg: "DictConfig") -> None:
     folder = Path(job.runtime.output_dir)
     alone = job.mode == RunMode.RUN
     if alone and job.sweeper.get("params"):
-        _say(f"this is one run; add -m to run every value of {', '.join(job.sweeper.params)}", 0)
+        _say(f"this is one run: add -m to run every value of {', '.join(job.sweeper.params)}", 0)
     try:
         result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job))
-    except (Exception, SystemExit) as error:  # a SystemExit would end the whole sweep
-        failure = error if isinstance(error, ConfigError) else _failure(error, folder)
+    except (Exception, SystemExit) as error:
+        failure = _failure(error, folder)
         if not alone:
             _say(f"{folder.name}: {failure}", FAILED)
-        raise failure from error
+        return failure
     if alone and os.environ.get("RANK", "0") == "0":
         print(_told(result, folder))
+    return None
+
+
+def _failure(error: BaseException, folder: Path) -> ConfigError | RunFailed:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):  # the terminal gets one line
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), sys.exc_info()))
+    if isinstance(error, ConfigError):
+        return error
+    failure = RunFailed(f"{_one_line(error)} (the whole story: {os.path.relpath(folder)})")
+    failure.__cause__ = error  # for HYDRA_FULL_ERROR=1
+    return failure
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _told(result: dict[str, Any], folder: Path) -> str:
     scores = (f"{name} {value:.4g}" for name, value in result["metrics"]["test"].items() if isinstance(value, int | float))
     return f"test: {', '.join(scores)} (epoch {result['best_epoch']}, the best on validation) in {os.path.relpath(folder)}"
-
-
-def _failure(error: BaseException, folder: Path) -> RunFailed:
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):  # the terminal gets one line
-            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), sys.exc_info()))
-    reason = " ".join(str(error).split())
-    return RunFailed(f"{type(error).__name__}: {reason} (the whole story is in {os.path.relpath(folder)})")
 
 
 def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), dirs: Sequence[Path] = ()) -> dict[str, Any]:

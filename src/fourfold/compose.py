@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import hydra
 from hydra.conf import HydraConf
@@ -18,6 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from fourfold import groups, identity
 from fourfold.config import ConfigError, RunConfig, validate
 from fourfold.explain import COMPOSITION_ERRORS, explain, unknown_key
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
 
 _EXPERIMENT = "experiment:"
 ROOT = "config"  # the primary config: conf/config.yaml
@@ -93,24 +96,26 @@ def _sections(kind: type) -> dict[str, type]:
 
 def composed(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> DictConfig:
     """Hydra's own composition, `hydra` node included; raises what Hydra raises."""
-    with hydra_context(dirs):
-        return hydra.compose(config_name, [*overrides, *_searchpath(overrides, dirs)], return_hydra_config=True)
+    with hydra_ready(dirs):
+        return hydra.compose(config_name, [*overrides, *searchpath(overrides, dirs)], return_hydra_config=True)
 
 
 @contextmanager
-def hydra_context(dirs: Sequence[Path] = ()) -> Iterator[None]:
-    """Hydra ready to compose; a Hydra program that is running is set aside and put back."""
+def hydra_ready(dirs: Sequence[Path] = ()) -> Iterator["Hydra"]:
+    """Hydra over the package's configuration; a Hydra program that is running is set aside and put back."""
     register(dirs)
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(groups.conf_dir()), job_name="fourfold", version_base=HYDRA_VERSION_BASE):
-            yield
+            ready = GlobalHydra.instance().hydra
+            assert ready is not None
+            yield ready
     finally:
         GlobalHydra.instance().hydra = running
 
 
-def _searchpath(overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
+def searchpath(overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
     """The override that makes Hydra look into `dirs`, after the folders that `overrides` already name."""
     if not dirs:
         return []

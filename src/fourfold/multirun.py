@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from fourfold import groups
-from fourfold.compose import ROOT, canonical, composed, hydra_context
+from fourfold.compose import ROOT, canonical, composed, hydra_ready
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -67,8 +66,8 @@ def _params(cfg: DictConfig, overrides: Sequence[str], dirs: Sequence[Path]) -> 
 
 
 def _parsed(overrides: Sequence[str], dirs: Sequence[Path]) -> list[Override]:
-    with hydra_context(dirs):
-        return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([*overrides])
+    with hydra_ready(dirs) as hydra:
+        return OverridesParser.create(config_loader=hydra.config_loader).parse_overrides([*overrides])
 
 
 def _points(parsed: Sequence[Override]) -> list[list[str]]:
