@@ -24,7 +24,7 @@ from fourfold.result import describe, headline
 from fourfold.seeding import seed_everything
 from fourfold.tracking import Tracker, open_tracker
 from fourfold.tracking.console import Display
-from fourfold.trial import NoTrial, Pruned, Trial
+from fourfold.trial import NoTrial, Pruned, Stopped, Trial
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def run(
         NonFiniteLoss: the run has diverged.
         Pruned: the search has ended it. A checkpoint was written.
         freeze.FrozenMoved: something frozen has changed.
-        KeyboardInterrupt: the user, or the W&B page, has ended it. A checkpoint was written.
+        Stopped: the W&B page's Stop button has ended it, and only it. A checkpoint was written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM has ended the process. A checkpoint was written.
     """
     if (folder / "result.json").exists():
         log.info("%s is finished: nothing to do", folder)
@@ -106,14 +107,13 @@ def _story(
                 if trial.should_prune():
                     raise Pruned(f"pruned after epoch {state.epoch - 1}")
             if ranks.any(tracker.stop_requested):
-                raise KeyboardInterrupt(f"stopped from the W&B page after epoch {state.epoch - 1}; the same command goes on")
+                raise Stopped(f"stopped from the W&B page after epoch {state.epoch - 1}: the same command goes on from there")
 
         tested = _test(parts, folder)
         result = describe(parts, run_id, overrides, tested)
         if ranks.first:
             tracker.summary(headline(result))
-            if config.logger.wandb.log_model:
-                tracker.log_model(folder / "best.pt")
+            tracker.log_model(folder / "best.pt")
             write_json(folder / "result.json", result)
     if tracker.hint:
         log.info(tracker.hint)
@@ -205,7 +205,7 @@ def _failure_kept(folder: Path) -> Iterator[None]:
     """Leave the reason of a failed run in `failure.json`; a run that ends well removes it."""
     try:
         yield
-    except (Pruned, KeyboardInterrupt):
+    except (Pruned, Stopped, KeyboardInterrupt):
         raise
     except BaseException as error:
         reason = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

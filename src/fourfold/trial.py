@@ -7,6 +7,10 @@ class Pruned(Exception):
     """The search has ended this run early. What was trained is saved."""
 
 
+class Stopped(Exception):
+    """Somebody who watches has ended this run, and only this one. What was trained is saved; the same command goes on."""
+
+
 class Trial(Protocol):
     """The part of an Optuna trial that a run uses."""
 
