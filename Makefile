@@ -1,5 +1,5 @@
 # Two commands, each enough on a machine with Python 3.11 or newer and make:
-#   make study    install into .venv and run the embedded study (STUDY=name runs another one)
+#   make study    install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
 #   make test     install into .venv and run ruff, mypy and pytest
 # Both share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
@@ -14,7 +14,6 @@ BIN := $(VENV)/bin
 
 study: $(VENV)/.study
 	@$(BIN)/fourfold -m experiment=$(STUDY)
-	@echo "Report: $(CURDIR)/outputs/$(STUDY)/report.html"
 
 # One thread per process: PyTorch's threads slow each other down when several processes share the cores.
 test: $(VENV)/.test
