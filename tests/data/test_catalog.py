@@ -331,8 +331,10 @@ def test_what_does_not_fit_is_refused(name: str, kwargs: dict[str, Any], says: s
 
 def test_a_missing_package_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="dataset=pcam needs the package h5py: pip install h5py"):
+    with pytest.raises(ConfigError, match=r"dataset=pcam needs the package h5py: pip install h5py$"):
         open_source(config("pcam", tmp_path), 0)
+    with pytest.raises(ConfigError, match=r"needs the package h5py and gdown: pip install h5py gdown$"):
+        open_source(config("pcam", tmp_path, download=True), 0)
 
 
 def test_no_network_is_one_sentence_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

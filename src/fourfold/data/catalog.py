@@ -126,7 +126,8 @@ def open_torchvision(name: str, kwargs: dict[str, Any], root: Path, *, download:
     if name not in RECIPES:
         raise ConfigError(f"dataset.name={name} is not one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
     recipe = RECIPES[name]
-    _require(name, recipe.needs)
+    absent = download and not (root / recipe.folder).exists()
+    _require(name, recipe.needs + (recipe.needs_to_download if absent else ()))
     builder = getattr(datasets, recipe.builder)
     _check_kwargs(name, builder, recipe, kwargs)
     try:
