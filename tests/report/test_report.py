@@ -198,6 +198,7 @@ def test_pure_noise_is_reported_without_a_winner(tmp_path: Path) -> None:
             write_run(tmp_path, strategy=strategy, seed=seed, val=draw.gauss(0.3, 0.05), test=draw.gauss(0.3, 0.05))
     page = read(tmp_path)
     assert "No single winner." in page.text
+    assert "Too few seeds to be sure" in page.text
     assert "wins" not in page.text
 
 

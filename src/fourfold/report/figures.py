@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def draw_scores(axes: Axes, place: Place, study: Study) -> None:
     low = min(0.0, *values)
     high = 100.0 if metric.percent else max(0.0, *values) * 1.06 or 1.0
     for row, cell in enumerate(cells):
-        _bar(axes, row, cell, place)
+        _bar(axes, row, cell, place, (low, high))
     if place.chance is not None:
         axes.axvline(scaled(place.chance, metric), color=PALETTE["muted"], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     _rows(axes, place, [cell.strategy for cell in cells])
@@ -86,12 +87,12 @@ def draw_scores(axes: Axes, place: Place, study: Study) -> None:
     )
 
 
-def _bar(axes: Axes, row: int, cell: Cell, place: Place) -> None:
+def _bar(axes: Axes, row: int, cell: Cell, place: Place, limits: tuple[float, float]) -> None:
     metric, test = place.metric, cell.chosen.test
     mean = scaled(test.mean, metric)
     axes.barh(row, mean, height=0.56, color=PALETTE[role(cell.strategy, place)], zorder=2)
     if test.low is not None and test.high is not None:
-        ends = [scaled(test.low, metric), scaled(test.high, metric)]
+        ends = [max(limits[0], scaled(test.low, metric)), min(limits[1], scaled(test.high, metric))]
         axes.plot(ends, [row, row], color=PALETTE["ink"], linewidth=1.1, solid_capstyle="butt", zorder=4, clip_on=False)
     runs = cell.chosen.runs
     for index, run in enumerate(runs):
@@ -329,12 +330,11 @@ def _handles(draw: Draw, study: Study) -> list[Line2D]:
 
 
 def grid(places: Sequence[Place]) -> tuple[int, list[tuple[int, int]]]:
-    """Number of columns, and (row, column) of each place: similarity across and size down where all have both, once each."""
+    """Number of columns, and (row, column) of each place: similarity across and size down where every pair is there once."""
     labels = [(place.quadrant.similarity, place.quadrant.size) if place.quadrant else (None, None) for place in places]
     across = [similarity for similarity in SIMILARITIES if similarity in {label[0] for label in labels}]
     down = [size for size in SIZES if size in {label[1] for label in labels}]
-    known = all(similarity in across and size in down for similarity, size in labels)
-    if known and len(set(labels)) == len(places):
+    if set(labels) == set(product(across, down)) and len(places) == len(across) * len(down):
         return len(across), [(down.index(str(size)), across.index(str(similarity))) for similarity, size in labels]
     columns = 2 if len(places) == 4 else min(3, len(places))
     return columns, [divmod(index, columns) for index in range(len(places))]

@@ -1,6 +1,7 @@
 """What the template is filled with: the study in words, numbers and pictures, nothing left to decide."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,10 +116,10 @@ def render(study: Study) -> str:
 
 
 def _tight(text: str) -> str:
-    """Titles such as "similar · small", and numbers with their units, do not break across lines."""
-    for loose in (" · ", " to ", " points", " %"):
-        text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
-    return text
+    """Titles such as "similar · small", and numbers with what belongs to them, do not break across lines."""
+    return re.sub(
+        r" · |(?<=\d) (?=to [−+\d]|points|%)|(?<=\d to) ", lambda loose: loose[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+    )
 
 
 def _section(place: Place, study: Study, name: str, position: tuple[int, int]) -> Section:

@@ -7,6 +7,7 @@ from fourfold.study.quadrants import Place, Rival, Study
 from fourfold.study.statistics import Estimate, negated
 
 MOST_NAMED = 6  # ties told one by one in the summary
+WIDE = 0.05  # an interval of a tie that reaches this far is called wide
 
 # Below this share of the way from the most frequent class to perfection, a score is told beside that class's.
 LITTLE = 0.25
@@ -129,7 +130,7 @@ def headline(place: Place) -> str:
 
 def sentences(place: Place) -> list[str]:
     """A place's verdict in full: who is best and how surely, the cheapest of a tie, the textbook's choice, transfer."""
-    said = [_who(place), _chance(place), _cheapest(place), _textbook(place), _transfer(place)]
+    said = [_who(place), _hidden(place), _chance(place), _cheapest(place), _textbook(place), _transfer(place)]
     return [sentence for sentence in said if sentence]
 
 
@@ -160,6 +161,15 @@ def _who(place: Place) -> str:
     if len(said) == 1:
         said.append(f"the others are behind, but after Holm's correction for {several(len(behind), 'comparison')} not surely")
     return f"{'; '.join(said)}."
+
+
+def _hidden(place: Place) -> str:
+    """A tie out of ignorance: what the intervals would still allow."""
+    tied = [rival.difference.estimate for rival in place.verdict.rivals if rival.status == "tied" and rival.difference]
+    most = max((abs(end) for each in tied for end in (each.low, each.high) if end is not None), default=0.0)
+    if not place.metric.percent or most < WIDE:
+        return ""
+    return f"Too few seeds to be sure: differences of up to {short(most, place.metric)} points would fit these data."
 
 
 def _chance(place: Place) -> str:
@@ -233,7 +243,7 @@ def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list
     number = sum(len(names) for names in won.values())
     if not won:
         return [
-            f"In none of the {several(total, kind)} does the data show a single winner." if total > 1 else "No single winner."
+            f"In none of the {several(total, kind)} do the data show a single winner." if total > 1 else "No single winner."
         ]
     who = "; ".join(f"{strategy} in {listed(names)}" for strategy, names in won.items())
     return [f"One strategy wins in {number} of {several(total, kind)}: {who}."]
