@@ -27,7 +27,7 @@ def kit(**changes) -> Kit:
     loss = losses.create(LossConfig("auto", 0.0, "none", 2.0), "classification")
     values = {
         "ranks": Ranks(0, 1, torch.device("cpu")), "task": "classification", "loss": loss, "eval_loss": loss,
-        "prepare": lambda images: images, "mix": None, "autocast": None, "clip_norm": None, "channels_last": False,
+        "prepare": lambda images, *mask: images, "mix": None, "autocast": None, "clip_norm": None, "channels_last": False,
         "scaler": torch.amp.GradScaler("cpu", enabled=False), "takes_mask": False,
     }  # fmt: skip
     return Kit(**{**values, **changes})

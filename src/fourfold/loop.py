@@ -34,7 +34,7 @@ class Kit:
     task: str
     loss: Loss
     eval_loss: Loss
-    prepare: Callable[[Tensor], Tensor]  # uint8 [N, C, H, W] on the device -> normalised float32
+    prepare: Callable[..., Tensor]  # uint8 [N, C, H, W], and the mask where there is one -> normalised float32
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
     autocast: torch.dtype | None
     scaler: torch.amp.GradScaler
@@ -103,7 +103,7 @@ def _step(net: nn.Module, micro_batches: Sequence[Batch], images: int, kit: Kit,
     total = torch.zeros((), device=kit.ranks.device)
     for i, (inputs, targets, *mask) in enumerate(micro_batches):
         inputs, targets, mask = _to_device(inputs, targets, mask, kit)
-        inputs = kit.prepare(inputs)
+        inputs = kit.prepare(inputs, *mask)
         if kit.mix is not None:
             inputs, targets = kit.mix(inputs, targets)
         last = i == len(micro_batches) - 1
@@ -156,7 +156,7 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
         for inputs, targets, *mask in micro_batches:
             inputs, targets, mask = _to_device(inputs, targets, mask, kit)
             with _autocast(kit):
-                outputs = _forward(net, kit.prepare(inputs), mask, kit)
+                outputs = _forward(net, kit.prepare(inputs, *mask), mask, kit)
             loss_sum += kit.eval_loss(outputs, targets).sum().to("cpu", torch.float64)
             images += len(targets)
             measure.update(metrics, kit.task, outputs, targets)
