@@ -71,9 +71,9 @@ def _dispatch(args: Sequence[str]) -> None:
         from fourfold.usage import usage
 
         print(usage(asked.dirs))
-    elif args[:1] == ["report"]:
+    elif args and args[0] == "report":
         _report(args[1:])
-    elif args[:1] == ["info"]:
+    elif args and args[0] == "info":
         _info(replace(asked, flags=asked.flags[1:]))
     elif any(flag.startswith("-") for flag in asked.flags):
         _show(asked)
@@ -176,11 +176,10 @@ def _run(asked: Invocation) -> None:
 
 def _sweep(asked: Invocation) -> None:
     from fourfold import multirun
-    from fourfold.compose import explained, hydra_ready, searchpath
+    from fourfold.compose import hydra_ready, searchpath
 
-    with explained(asked.overrides, asked.dirs):
-        asked = asked.checked()
-        plan = multirun.plan(asked.overrides, asked.dirs, asked.config_name)
+    asked = asked.checked()
+    plan = multirun.plan(asked.overrides, asked.dirs, asked.config_name)
     overrides = [*plan.overrides, *searchpath(plan.overrides, asked.dirs), "hydra.mode=MULTIRUN"]
     try:
         with hydra_ready(asked.dirs) as hydra, multirun.checked_already():

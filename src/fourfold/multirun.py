@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from fourfold import groups
-from fourfold.compose import ROOT, canonical, composed, hydra_ready
+from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -39,20 +39,20 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
         config_name: The primary config.
 
     Raises:
-        ConfigError: a job cannot run.
-        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: a job cannot be composed.
+        ConfigError: one sentence about the first value that cannot run.
     """
-    cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
-    merged = [*_params(cfg, overrides, dirs), *overrides]
-    if len(merged) > len(overrides):
-        merged.append("hydra.sweeper.params=null")
-    parsed = _parsed(merged, dirs)
-    study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
-    folders = []
-    for point in _points(parsed):
-        job = composed([*point, *study], dirs, config_name)
-        _ = job.hydra.sweep.subdir  # composes and validates all of it: the name of the run's folder is a hash of the run
-        folders.append(Path(job.hydra.sweep.dir))
+    with explained(overrides, dirs):
+        cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
+        merged = [*_params(cfg, overrides, dirs), *overrides]
+        if len(merged) > len(overrides):
+            merged.append("hydra.sweeper.params=null")
+        parsed = _parsed(merged, dirs)
+        study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
+        folders = []
+        for point in _points(parsed):
+            job = composed([*point, *study], dirs, config_name)
+            _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
+            folders.append(Path(job.hydra.sweep.dir))
     return Plan([*merged, *study], tuple(dict.fromkeys(folders)))
 
 
@@ -88,10 +88,10 @@ def _values(override: Override) -> list[str]:
 
 def _study_name(parsed: Sequence[Override], overrides: Sequence[str]) -> str:
     """`<keys swept>-<hash of the command>`: the same command, in any order and on any launcher, names the same study."""
-    swept = dict.fromkeys(override.key_or_group.rpartition(".")[2] for override in parsed if override.is_sweep_override())
+    swept = {override.key_or_group.rpartition(".")[2] for override in parsed if override.is_sweep_override()}
     words = sorted(override for override in overrides if not re.match(r"[+~]*hydra[./]", override))
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(swept) or "multirun")[:80] + f"-{digest}"
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(sorted(swept)) or "multirun")[:80] + f"-{digest}"
 
 
 def _unnamed_study() -> str:
