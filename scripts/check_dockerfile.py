@@ -1,9 +1,9 @@
 """Run the steps of the Dockerfile in a Debian chroot, for a machine that has no Docker engine.
 
-    sudo python scripts/check_dockerfile.py FOLDER [--bind PATH]... [-- ARGUMENTS]
+    sudo python scripts/check_dockerfile.py [--bind PATH]... FOLDER [-- ARGUMENTS]
 
-Makes a minimal Debian with Python in FOLDER (by debootstrap; about 8 GB in the end), carries out ARG, ENV, COPY, RUN, USER and
-WORKDIR in it, and at last the entry point with ARGUMENTS (default: those of CMD), as the image's user.
+Makes a minimal Debian with Python in the new FOLDER (by debootstrap; about 8 GB in the end), carries out ARG, ENV, COPY, RUN,
+USER and WORKDIR in it, and at last the entry point with ARGUMENTS (default: those of CMD), as the image's user.
 Not checked, since they are Docker's: layers, volumes, .dockerignore, and the `python:*-slim` base.
 """
 
@@ -66,8 +66,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENTS")
     options = parser.parse_args()
     root = options.root.resolve()
-    if not (root / "etc/resolv.conf").exists():
-        bootstrap(root, options.suite)
+    bootstrap(root, options.suite)
 
     env = {name: value for name, value in os.environ.items() if KEPT.match(name)}
     env |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root"}

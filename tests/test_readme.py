@@ -25,12 +25,18 @@ NO_DOWNLOAD = [
 NO_WORKERS = ["dataset.loader.num_workers=0", "dataset.loader.persistent_workers=false"]
 
 
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def typed(page: str) -> list[str]:
+    """Lines of a page's `sh` blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
 def commands(first: str) -> list[str]:
     """Lines of the README's `sh` blocks that begin with this word."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    assert {line.split()[0] for line in lines} == {"fourfold", "make"}
-    return [line for line in lines if line.split()[0] == first]
+    return [line for line in typed(README) if line.split()[0] == first]
 
 
 def run(*words: str) -> None:
@@ -78,6 +84,10 @@ def stand_ins(config: RunConfig, folder: Path) -> list[str]:
 def first_values(override: str, count: int) -> str:
     key, _, value = override.partition("=")
     return override if value.startswith(("[", "{")) else f"{key}={','.join(value.split(',')[:count])}"
+
+
+def test_the_readme_types_nothing_else() -> None:
+    assert {line.split()[0] for line in typed(README)} == {"fourfold", "make"}
 
 
 def test_make_commands_are_those_of_ci() -> None:
@@ -129,9 +139,20 @@ def test_the_table_lists_the_options_that_there_are() -> None:
         assert named == there_are[group], group
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_of_the_other_pages_compose(page: Path) -> None:
+    for command in typed(page.read_text(encoding="utf-8")):
+        words = shlex.split(command, comments=True)[1:]
+        if not command.startswith("fourfold ") or words[0] == "report" or "--config-dir" in words:
+            continue
+        overrides = [word for word in words if "=" in word]
+        if "-m" in words:
+            multirun.plan(canonical(overrides))
+        else:
+            compose(overrides)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
