@@ -21,7 +21,7 @@ shoot() { # FILE WIDTH HEIGHT DARK
 case $out in
 *.png)
     mkdir -p "$(dirname "$out")"
-    shoot "$out" 1440 1180 1
+    shoot "$out" 1440 1340 1
     ;;
 *)
     mkdir -p "$out"

@@ -6,7 +6,6 @@ from fourfold.study.metric import Metric
 from fourfold.study.quadrants import Place, Rival, Study
 from fourfold.study.statistics import Estimate, negated
 
-MOST_NAMED = 6  # ties told one by one in the summary
 WIDE = 0.05  # an interval of a tie that reaches this far is called wide
 
 # Below this share of the way from the most frequent class to perfection, a score is told beside that class's.
@@ -232,7 +231,12 @@ def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
         if any(place.verdict.rivals for place in places):
             return ["With one seed nothing can be claimed: the values below are single runs, each at its best validation."]
         return ["One strategy was run: there is nothing to compare yet."]
-    return [*_winners(judged, len(places), kind), *_ties(judged), *_textbooks(judged, kind), *_transfers(judged, kind)]
+    return [
+        *_winners(judged, len(places), kind),
+        *_ties(judged, len(places)),
+        *_textbooks(judged, kind),
+        *_transfers(judged, kind),
+    ]
 
 
 def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list[str]:
@@ -249,17 +253,16 @@ def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list
     return [f"One strategy wins in {number} of {several(total, kind)}: {who}."]
 
 
-def _ties(judged: Sequence[tuple[Place, str]]) -> list[str]:
+def _ties(judged: Sequence[tuple[Place, str]], total: int) -> list[str]:
     tied = [(place, name) for place, name in judged if not place.verdict.winner and len(place.verdict.contenders) > 1]
     if not tied:
         return []
-    if len(tied) > MOST_NAMED:
-        return [f"In {len(tied)} the best cannot be told apart; the verdicts name the cheapest of each."]
-    by_tie: dict[str, list[str]] = {}
+    cheapest: dict[str, list[str]] = {}
     for place, name in tied:
-        who = f"{listed(place.verdict.contenders)} (cheapest: {place.verdict.cheapest})"
-        by_tie.setdefault(who, []).append(name)
-    return [f"The best cannot be told apart: {'; '.join(f'{who} in {listed(names)}' for who, names in by_tie.items())}."]
+        cheapest.setdefault(str(place.verdict.cheapest), []).append(name)
+    where = f"In {len(tied)} the" if len(tied) < total else "The"
+    who = "; ".join(f"{strategy} in {listed(names)}" for strategy, names in cheapest.items())
+    return [f"{where} best cannot be told apart; the cheapest that is not shown to be behind: {who}."]
 
 
 def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
