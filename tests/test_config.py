@@ -1,5 +1,6 @@
 """Every option of every group composes, means something, and obeys the schema; what cannot run is refused in one sentence."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,14 @@ def test_an_experiment_that_overrides_what_is_not_there_is_told(tmp_path: Path) 
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# mine\ndefaults:\n  - override /optimiser: sgd\n")
     with pytest.raises(ConfigError, match=r"in experiment/mine.yaml: optimiser .*did you mean optimizer\?"):
         compose(["experiment=mine"], tmp_path)
+
+
+def test_the_reference_says_what_the_files_say() -> None:
+    path = groups.conf_dir().parent / "scripts/write_reference.py"
+    spec = importlib.util.spec_from_file_location("write_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.filled(page) == page, "run `python scripts/write_reference.py`"

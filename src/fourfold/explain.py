@@ -76,8 +76,13 @@ def _sentence(error: BaseException, overrides: Sequence[str], dirs: Sequence[Pat
             return _no_value(error)
         case ValidationError():
             return _wrong_type(error, overrides)
-    if found := re.search(r"Could not (?:override|delete) '([^'=]+)|Could not delete from config. '([^']+)' does", message):
-        return unknown_key(found[1] or found[2], overrides, dirs)
+    if found := re.search(
+        r"Could not (?:override|delete) '([^'=]+)|"
+        r"Could not delete from config. '([^']+)' does|"
+        r"Invalid Defaults List override '/?([^':]+)",  # Hydra 1.4
+        message,
+    ):
+        return unknown_key(found[1] or found[2] or found[3], overrides, dirs)
     if found := re.search(r"Error merging override (~.+)", message):
         return f"{found[1]} would leave the key without a value: give {found[1][1:].partition('=')[0]}=VALUE"
     if "Config group override must be a string" in message:
@@ -98,7 +103,7 @@ def _bad_syntax(override: str) -> str:
 
 def _several_values(override: str) -> str:
     key, _, values = override.partition("=")
-    as_one = f", or write {key}=[{values}] for one list" if "a list" in _words(_hint(key.split("."))) else ""
+    as_one = f", or write {key}=[{values}] for one list" if "a list" in in_words(_hint(key.split("."))) else ""
     return f"{override} lists several values: add -m to run each of them{as_one}"
 
 
@@ -173,7 +178,7 @@ def _wrong_type(error: ValidationError, overrides: Sequence[str]) -> str | None:
     found = re.search(r"Value '(.*?)'", str(error), re.DOTALL)
     seen = f"{key}={found[1]}" if found else key
     given = next((each for each in overrides if each.lstrip("+").startswith(f"{key}=")), seen)
-    return f"{given} has the wrong type: give {_words(hint)}"
+    return f"{given} has the wrong type: give {in_words(hint)}"
 
 
 def _hint(parts: Sequence[str]) -> Any:
@@ -196,10 +201,10 @@ def _leaves(kind: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def _words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """What to write for a type, in words."""
     if get_origin(hint) is Union:
-        return " or ".join(_words(kind) for kind in get_args(hint))
+        return " or ".join(in_words(kind) for kind in get_args(hint))
     if get_origin(hint) is list:
         return (
             f"a list such as [{'1, 2' if get_args(hint)[0] is int else '0.5, 0.75' if get_args(hint)[0] is float else 'a, b'}]"
