@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fourfold"
 CONF = ROOT / "conf"
 
-GROUND = {"config"}
+GROUND = {"config", "scores"}
 FACTS = {
     "files",
     "groups",

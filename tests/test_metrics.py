@@ -15,6 +15,7 @@ from sklearn.metrics import (
 )
 
 from fourfold import metrics
+from fourfold.scores import HEADLINE, sign
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(60, 4, generator=G)
@@ -69,3 +70,12 @@ def test_a_score_always_grows_with_quality() -> None:
 
 def test_confusion_is_left_out_above_its_limit() -> None:
     assert "confusion" not in metrics.create("classification", metrics.CONFUSION_LIMIT + 1)
+
+
+@pytest.mark.parametrize("task", HEADLINE)
+def test_the_direction_of_every_metric_is_torchmetrics_own(task: str) -> None:
+    collection = metrics.create(task, 3)
+    assert HEADLINE[task] in collection
+    for name, metric in collection.items():
+        if metric.higher_is_better is not None:  # the confusion matrix has none
+            assert (sign(name) > 0) is metric.higher_is_better

@@ -17,6 +17,7 @@ from fourfold import checkpoint, data, freeze, losses, metrics, models, optim, s
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit
 from fourfold.ranks import Ranks
+from fourfold.scores import HEADLINE
 from fourfold.state import State
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def _kit(config: RunConfig, splits: data.Splits, model: models.TransferModel, ra
 
 def _monitor(config: RunConfig, task: str) -> str:
     if config.trainer.monitor == "auto":
-        return metrics.MONITOR[task]
+        return f"val/{HEADLINE[task]}"
     known = [f"val/{name}" for name in ("loss", *metrics.create(task, 2).keys()) if name != "confusion"]
     if config.trainer.monitor not in known:
         raise ConfigError(

@@ -15,11 +15,8 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-# metric -> +1 where more is better, -1 where less is
-DIRECTION = {
-    "loss": -1, "acc": 1, "balanced_acc": 1, "macro_f1": 1, "ece": -1, "mean_ap": 1, "mae": -1, "rmse": -1, "r2": 1,
-}  # fmt: skip
-MONITOR = {"classification": "val/acc", "multilabel": "val/macro_f1", "regression": "val/rmse"}
+from fourfold.scores import sign
+
 CONFUSION_LIMIT = 100  # classes
 
 
@@ -64,4 +61,4 @@ def update(metrics: MetricCollection, task: str, outputs: Tensor, targets: Tenso
 
 def score(row: Mapping[str, float], monitor: str) -> float:
     """The monitored value with its sign turned so that more is better."""
-    return DIRECTION[monitor.partition("/")[2]] * row[monitor]
+    return sign(monitor.partition("/")[2]) * row[monitor]

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fourfold import metrics
-from fourfold.study import metric
 from fourfold.study.results import collect, unfinished
 
 from .synthetic import write_run, write_unfinished
@@ -66,8 +64,3 @@ def test_a_copy_of_a_run_does_not_count_twice(tmp_path: Path) -> None:
 def test_sizes_in_words(tmp_path: Path, dataset: dict[str, float], words: str) -> None:
     write_run(tmp_path, shots=None, extra={"dataset": dataset})
     assert collect(tmp_path)[0].train_size == words
-
-
-def test_the_metrics_told_here_are_those_of_the_runs() -> None:
-    assert {name for name, sign in metrics.DIRECTION.items() if sign < 0} == metric.LESS_IS_BETTER
-    assert {task: f"val/{name}" for task, name in metric.HEADLINE.items()} == dict(metrics.MONITOR)

@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fourfold.scores import HEADLINE, sign
 from fourfold.study.results import Result
 
-# Told here again, beside `fourfold.metrics`, because that room loads torch and a report need not; a test keeps them equal.
-HEADLINE = {"classification": "acc", "multilabel": "macro_f1", "regression": "rmse"}
-LESS_IS_BETTER = frozenset({"loss", "ece", "mae", "rmse"})
 FRACTIONS = frozenset({"acc", "balanced_acc", "macro_f1", "mean_ap", "ece"})  # shown in percent
 LABELS = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "macro_f1": "macro F1", "mean_ap": "mean AP", "r2": "R²"}
 
@@ -23,7 +21,7 @@ class Metric:
     @property
     def sign(self) -> int:
         """+1 where more is better, -1 where less is: `sign * value` is better when larger."""
-        return -1 if self.name in LESS_IS_BETTER else 1
+        return sign(self.name)
 
     @property
     def percent(self) -> bool:
