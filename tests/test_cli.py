@@ -14,6 +14,7 @@ import pytest
 
 import fourfold
 from fourfold import cli
+from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
 from fourfold.identity import run_id
 
@@ -364,3 +365,11 @@ def test_worker_processes_run_what_the_parent_would(tmp_path: Path) -> None:
         assert result["config"]["model"]["weights"] == f"outputs/pretrained/{start.name}/best.pt"
         assert result["run_id"] == run_id(result["config"])
     assert (tmp_path / "outputs/mine/report.html").exists()
+
+
+def test_what_cannot_run_is_refused_before_its_start_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = compose(["freeze=last_blocks", "freeze_strategy.blocks=99", "dataset.shots=2", "logger=none"])
+    with pytest.raises(ConfigError, match=r"freeze_strategy\.blocks=99, but this model has"):
+        cli.execute(refused, tmp_path / "run")
+    assert not list(tmp_path.rglob("*.pt"))

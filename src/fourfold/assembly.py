@@ -133,6 +133,16 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     )
 
 
+def rehearse(config: RunConfig) -> None:
+    """Build the parts from random weights on the CPU and let them go: what cannot run is refused before anything is trained.
+
+    Raises:
+        ConfigError: as `assemble` would, but for what only the weights could tell.
+    """
+    untrained = replace(config, model=replace(config.model, weights=None))
+    assemble(untrained, Path("no checkpoint"), Ranks(0, 1, torch.device("cpu")))
+
+
 def overfitting(config: RunConfig) -> RunConfig:
     """The same run without augmentation. On its one batch of images (`_batches`) any sound set-up must reach a loss near 0."""
     return replace(config, transform=replace(config.transform, augmentation="none", hflip=False, mixup=0.0, cutmix=0.0))

@@ -267,14 +267,15 @@ def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), di
 
     start = start_of(config, dirs)
     if start is not None:
-        _finish_start(start, dirs)
+        _finish_start(start, config, dirs)
     config = settled(config, dirs)
     from fourfold.run import run
 
     return run(config, folder, overrides, run_id=identity.run_id(asdict(config)))
 
 
-def _finish_start(start: "Start", dirs: Sequence[Path]) -> None:
+def _finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:
+    """Make the weights that `config` starts from, unless they are there; but first see that `config` can run at all."""
     from fourfold.files import lock
 
     result = start.folder / "result.json"
@@ -282,4 +283,7 @@ def _finish_start(start: "Start", dirs: Sequence[Path]) -> None:
         raise ConfigError(f"torchrun cannot make {start.weights} on the way: first run `fourfold {start.overrides[0]}` alone")
     with lock(start.folder / ".lock"):  # several runs want it at once: one makes it, the others wait
         if not result.exists():
+            from fourfold.assembly import rehearse
+
+            rehearse(config)
             execute(start.config, start.folder, start.overrides, dirs)
