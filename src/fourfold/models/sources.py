@@ -74,7 +74,7 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
         # Their weights were trained on inputs in [-1, 1]. Random weights do not mind, and a checkpoint of a run on those
         # weights has to find the same network again.
         kwargs = {"transform_input": in_chans == 3} | ({} if weights else {"init_weights": True})
-    with _fetching(f"model.weights={tag} of {name}", "download.pytorch.org"):
+    with _fetching(f"model.weights={tag} of {name}", "PyTorch's server"):
         net = _called(torchvision.models.get_model, config, name, weights=weights, **kwargs)
     if name in WITH_AUXILIARY_HEADS:
         _drop_auxiliary_heads(net)
