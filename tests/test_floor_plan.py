@@ -47,9 +47,10 @@ ROOMS_OF = {
     "hydra": DOOR,
     "omegaconf": DOOR,
     "wandb": {"tracking"},
-    "optuna": set(),
+    "optuna": {"study"},  # and the sweeper in src/hydra_plugins
+    "sqlalchemy": {"study"},
 }
-HEAVY = {"matplotlib", "numpy", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "wandb"}
+HEAVY = {"matplotlib", "numpy", "optuna", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "wandb"}
 GROUPS = {
     "dataset",
     "debug",
