@@ -1,7 +1,8 @@
-# Two commands, each enough on a machine with Python 3.11 or newer and make:
-#   make study    install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
-#   make test     install into .venv and run ruff, mypy and pytest
-# Both share one .venv and install again only after pyproject.toml or constraints.txt has changed.
+# Commands, each enough on a machine with Python 3.11 or newer and make:
+#   make study           install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
+#   make test            install into .venv and run ruff, mypy and pytest
+#   make test-postgres   run the tests that need a PostgreSQL; Debian's and Ubuntu's root need not have installed it
+# They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
 STUDY ?= quadrants_embedded
@@ -9,7 +10,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test clean
+.PHONY: study test test-postgres clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -21,6 +22,13 @@ test: $(VENV)/.test
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-postgres: $(VENV)/.test
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends postgresql; } || \
+		{ echo "PostgreSQL's initdb is missing (Debian and Ubuntu: apt install postgresql)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgresql]'
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

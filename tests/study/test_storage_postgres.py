@@ -1,0 +1,90 @@
+"""A study on a real PostgreSQL: several processes begin it at once, and a crash of the server in the middle ends nothing."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from fourfold.study.storage import open_storage
+from study import writer
+
+psycopg = pytest.importorskip("psycopg")
+pytestmark = pytest.mark.postgres
+SCRIPT = Path(__file__).parents[2] / "scripts" / "postgres.sh"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The script's process and the URL of the server that it keeps."""
+    process = subprocess.Popen([str(SCRIPT), "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    url = process.stdout.readline().strip()
+    if not url and "initdb is missing" in (why := process.stderr.read()):
+        pytest.skip(why.strip())
+    assert url, process.stderr.read()
+    yield process, url
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def empty_database(server: tuple[subprocess.Popen[str], str]) -> str:
+    _, url = server
+    name = f"study_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return url.rpartition("/")[0] + "/" + name
+
+
+def test_four_processes_begin_on_an_empty_database_at_once(empty_database: str, tmp_path: Path) -> None:
+    logs = [tmp_path / f"{i}.log" for i in range(4)]
+    writers = [writer.start(empty_database, tmp_path, 3, log) for log in logs]
+    writer.begin(writers, logs)
+    assert [each.wait(timeout=60) for each in writers] == [0, 0, 0, 0]
+    assert writer.completed(open_storage(empty_database, tmp_path)) == {number: number for number in range(12)}
+
+
+def test_a_crash_of_the_server_ends_no_writer_and_loses_nothing_told(
+    server: tuple[subprocess.Popen[str], str], empty_database: str, tmp_path: Path
+) -> None:
+    process, _ = server
+    logs = [tmp_path / f"{i}.log" for i in range(3)]
+    storage = open_storage(empty_database, tmp_path)
+    writers = [writer.start(empty_database, tmp_path, 15, log) for log in logs]
+    writer.begin(writers, logs)
+    while not all(writer.told(log) for log in logs):
+        time.sleep(0.01)
+    before = [len(writer.told(log)) for log in logs]
+    assert max(before) < 15  # or the crash would come too late
+    process.send_signal(signal.SIGUSR1)
+    assert [each.wait(timeout=120) for each in writers] == [0, 0, 0]
+    told = [number for log in logs for number in writer.told(log)]
+    assert len(set(told)) == len(told) == 3 * 15
+    values = writer.completed(storage)  # opened before the crash: its connections died, too
+    assert {number: values.get(number) for number in told} == {number: number for number in told}
+
+
+def test_a_killed_writer_leaves_the_database_to_the_others(empty_database: str, tmp_path: Path) -> None:
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    writers = [writer.start(empty_database, tmp_path, trials, log) for trials, log in zip((10**6, 10), logs, strict=True)]
+    writer.begin(writers, logs)
+    while not all(writer.told(log) for log in logs):
+        time.sleep(0.01)
+    writers[0].kill()
+    assert writers[1].wait(timeout=60) == 0
+    told = [number for log in logs for number in writer.told(log)]
+    values = writer.completed(open_storage(empty_database, tmp_path))
+    assert {number: values.get(number) for number in told} == {number: number for number in told}
+    writers[0].wait()
+
+
+def test_a_host_that_vanishes_is_noticed_and_the_url_has_the_last_word(empty_database: str, tmp_path: Path) -> None:
+    storage = open_storage(f"{empty_database}?keepalives_idle=7", tmp_path)
+    with storage.engine.connect() as connection:  # type: ignore[attr-defined]
+        asked = connection.connection.dbapi_connection.info.get_parameters()
+    assert (asked["keepalives_idle"], asked["tcp_user_timeout"]) == ("7", "60000")
