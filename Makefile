@@ -25,7 +25,7 @@ test: $(VENV)/.test
 
 test-postgres: $(VENV)/.test
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-		{ [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends postgresql; } || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy --no-install-recommends postgresql; } || \
 		{ echo "PostgreSQL's initdb is missing (Debian and Ubuntu: apt install postgresql)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgresql]'
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres
