@@ -47,8 +47,8 @@ def test_an_option_is_named_like_its_file() -> None:
             assert chosen == (None if chosen is None else name), file
 
 
-@pytest.mark.parametrize("search", ["lr", "lr_wd"])
-def test_a_search_lists_learning_rates(search: str) -> None:
+@pytest.mark.parametrize("search", ["lr_grid", "lr_wd_grid"])
+def test_a_grid_search_lists_learning_rates(search: str) -> None:
     from fourfold.multirun import plan
 
     swept = plan([f"search={search}"]).overrides

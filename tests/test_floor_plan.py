@@ -44,7 +44,7 @@ SIDEWAYS = {
 }  # the first two: types only
 
 ROOMS_OF = {
-    "hydra": DOOR,
+    "hydra": {*DOOR, "study"},  # of the study, what a sweep means
     "omegaconf": DOOR,
     "wandb": {"tracking"},
     "optuna": {"study"},  # and the sweeper in src/hydra_plugins

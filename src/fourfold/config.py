@@ -6,6 +6,7 @@ the package receives.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional, Union
@@ -25,6 +26,8 @@ COLLATES = ("stack", "pad", "resize")
 AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
+SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
+SEARCH_PRUNERS = ("median", "asha", "hyperband", "wilcoxon", "patient", "none")
 
 
 class ConfigError(ValueError):
@@ -221,7 +224,19 @@ class QuadrantConfig:
 
 @dataclass
 class SearchConfig:
+    """How a multirun chooses the values that it tries. See docs/search.md."""
+
     name: str
+    n_trials: int  # per cell, where something is searched
+    repeats: int  # seeds that run at each cell's best point; 0 is none
+    timeout: Optional[str]  # no run begins that would not end in time: 8h, 30m, 90s or 1h30m
+    sampler: str  # one of SEARCH_SAMPLERS
+    pruner: str  # one of SEARCH_PRUNERS
+    objectives: list[str]  # empty: the metric that the runs monitor; of several the Pareto set is searched, without a pruner
+    seed: int  # of the sampler
+    max_failure_rate: float  # share of failed runs above which the multirun ends with an error
+    max_retries: int  # how often a run whose process died is run again
+    enqueue: list[dict[str, Any]]  # points that each cell tries first
 
 
 @dataclass
@@ -268,8 +283,21 @@ def validate(config: RunConfig) -> None:
     Raises:
         ConfigError: one sentence with the key, the value, what is allowed, and the cure.
     """
-    for check in (_check_names, _check_numbers, _check_combinations):
+    for check in (_check_names, _check_numbers, _check_combinations, _check_search):
         check(config)
+
+
+def seconds(duration: str) -> float:
+    """How long `8h`, `30m`, `90s` or `1h30m` is.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    parts = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s)?\s*", duration)
+    total = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0.0
+    if total <= 0:
+        raise ConfigError(f"search.timeout={duration} is no time that a search could take: write it as 8h, 30m, 90s or 1h30m")
+    return total
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -294,6 +322,8 @@ def _check_names(config: RunConfig) -> None:
         ("trainer.loss.name", trainer.loss.name, LOSSES),
         ("trainer.loss.class_weights", trainer.loss.class_weights, CLASS_WEIGHTS),
         ("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES),
+        ("search.sampler", config.search.sampler, SEARCH_SAMPLERS),
+        ("search.pruner", config.search.pruner, SEARCH_PRUNERS),
     ):
         _one_of(key, value, allowed)
 
@@ -325,6 +355,10 @@ def _check_numbers(config: RunConfig) -> None:
         "transform.mixup": (config.transform.mixup, 0),
         "transform.cutmix": (config.transform.cutmix, 0),
         "trainer.loss.gamma": (trainer.loss.gamma, 0),
+        "search.n_trials": (config.search.n_trials, 1),
+        "search.repeats": (config.search.repeats, 0),
+        "search.max_retries": (config.search.max_retries, 0),
+        "search.seed": (config.search.seed, 0),
     }
     for key, (value, low) in lowest.items():
         if value is not None and value < low:
@@ -351,6 +385,7 @@ def _check_numbers(config: RunConfig) -> None:
         ),
         "scheduler.min_factor": (schedule.min_factor, "from 0 to 1", 0 <= schedule.min_factor <= 1),
         "scheduler.gamma": (schedule.gamma, "above 0 and below 1", 0 < schedule.gamma < 1),
+        "search.max_failure_rate": (config.search.max_failure_rate, "from 0 to 1", 0 <= config.search.max_failure_rate <= 1),
         "transform.min_scale": (config.transform.min_scale, "above 0 and at most 1", 0 < config.transform.min_scale <= 1),
     }
     for key, (value, allowed, holds) in fractions.items():
@@ -448,3 +483,17 @@ def _check_combinations(config: RunConfig) -> None:
         )
     if trainer.precision == "fp16" and trainer.device == "cpu":
         raise ConfigError("trainer.precision=fp16 needs a GPU, but trainer.device=cpu: choose bf16 or fp32")
+
+
+def _check_search(config: RunConfig) -> None:
+    search = config.search
+    if search.timeout is not None:
+        seconds(search.timeout)
+    if len(search.objectives) > 1 and search.pruner != "none":
+        raise ConfigError(
+            f"search.pruner={search.pruner} cannot judge {len(search.objectives)} objectives at once: add search.pruner=none"
+        )
+    if len(search.objectives) > 1 and search.sampler == "cmaes":
+        raise ConfigError(
+            f"search.sampler=cmaes follows one objective, not {len(search.objectives)}: choose nsgaii, tpe, gp, qmc or random"
+        )
