@@ -1,4 +1,4 @@
-"""The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold info|report ...` look."""
+"""The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold info|report|status ...` look."""
 
 import argparse
 import logging
@@ -73,6 +73,8 @@ def _dispatch(args: Sequence[str]) -> None:
         print(usage(asked.dirs))
     elif args and args[0] == "report":
         _report(args[1:])
+    elif args and args[0] == "status":
+        _status(args[1:])
     elif args and args[0] == "info":
         _info(replace(asked, flags=asked.flags[1:]))
     elif any(flag.startswith("-") for flag in asked.flags):
@@ -131,11 +133,23 @@ def _refuse_shadowed(dirs: Sequence[Path]) -> None:
 
 
 def _report(args: Sequence[str]) -> None:
-    if len(args) != 1 or not Path(args[0]).is_dir():
-        raise ConfigError(f"`fourfold report {' '.join(args)}` names no study: give the folder of one, such as outputs/runs")
+    study = _study("report", args)
     from fourfold import report
 
-    print(report.build(Path(args[0])))
+    print(report.build(study))
+
+
+def _status(args: Sequence[str]) -> None:
+    study = _study("status", args)
+    from fourfold.report import status
+
+    status.show(study)
+
+
+def _study(command: str, args: Sequence[str]) -> Path:
+    if len(args) != 1 or not Path(args[0]).is_dir():
+        raise ConfigError(f"`fourfold {command} {' '.join(args)}` names no study: give the folder of one, such as outputs/runs")
+    return Path(args[0])
 
 
 def _info(asked: Invocation) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "fourfold -m OVERRIDES": "run every combination of the values listed with commas",
     "fourfold info OVERRIDES": "print the blocks of a model and what would learn",
     "fourfold report FOLDER": "write report.html for a study and print where it is",
+    "fourfold status FOLDER": "print what became of every run of a study, and how to repeat each",
 }
 FLAGS = {
     "--config-dir DIR": "a folder with your own options, beside the built-in ones",
