@@ -27,7 +27,9 @@ class Runs(list[tuple[RunConfig, Path]]):
 
     fail_on: Callable[[RunConfig], BaseException | None] = staticmethod(lambda config: None)
 
-    def run(self, config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), *, run_id: str) -> dict[str, Any]:
+    def run(
+        self, config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), *, run_id: str, trial: object = None
+    ) -> dict[str, Any]:
         self.append((config, folder))
         error = self.fail_on(config)
         if error is not None:

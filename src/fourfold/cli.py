@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourfold import __version__, groups, identity
 from fourfold.config import ConfigError, RunConfig
+from fourfold.trial import Pruned, Trial
 
 if TYPE_CHECKING:  # `fourfold --help` does without Hydra
     from omegaconf import DictConfig
@@ -142,8 +143,9 @@ def _report(args: Sequence[str]) -> None:
 def _status(args: Sequence[str]) -> None:
     study = _study("status", args)
     from fourfold.report import status
+    from fourfold.study.ledger import kept
 
-    status.show(study)
+    status.show(study, kept(study))
 
 
 def _study(command: str, args: Sequence[str]) -> Path:
@@ -201,11 +203,33 @@ def _sweep(asked: Invocation) -> None:
     except Exception as error:  # a worker was killed, a launcher could not start
         raise RunFailed(f"the sweep was cut short by {_one_line(error)}: the same command runs what is missing") from error
     finally:
-        _finish(plan.folders)
+        if "FOURFOLD_WORKER" not in os.environ:  # else the process that started this one reports
+            _finish(plan.folders)
+    if "FOURFOLD_WORKER" in os.environ:
+        return None
+    if plan.max_failure_rate is not None:
+        return _judge(plan.folders, plan.max_failure_rate)
     failures = [job.return_value for batch in batches for job in batch if isinstance(job.return_value, Exception)]
     if failures:  # each has been told when it happened
         jobs = sum(map(len, batches))
         raise RunFailed(f"{len(failures)} of {jobs} runs failed: the same command runs them again, and nothing else")
+    return None
+
+
+def _judge(folders: Sequence[Path], max_failure_rate: float) -> None:
+    """Write down how each study stands, tell what needs a look, and fail where more has failed than the search allows."""
+    from fourfold.report import status
+    from fourfold.study import digest
+    from fourfold.study.ledger import kept
+
+    for folder in folders:
+        found = digest.digest(folder, kept(folder))
+        if len(found.of("done")) < len(found.runs):
+            status.show(folder, kept(folder))
+        else:
+            digest.write(found)
+        if digest.verdict(found, max_failure_rate):
+            raise RunFailed(f"{len(found.of('failed'))} of {len(found.runs)} runs failed: `fourfold status {folder}` says why")
 
 
 def _finish(folders: Sequence[Path]) -> None:
@@ -215,10 +239,17 @@ def _finish(folders: Sequence[Path]) -> None:
 
         for study in studies:
             report.finish(study)
+            hint = study / "wandb" / "how_to_sync.txt"
+            if hint.exists():
+                print(hint.read_text(encoding="utf-8").strip())
 
 
-def task(cfg: "DictConfig") -> ConfigError | RunFailed | None:
+def task(cfg: "DictConfig", trial: Trial | None = None) -> ConfigError | RunFailed | None:
     """One run of Hydra's, in whatever process the launcher has chosen.
+
+    Args:
+        cfg: The job's configuration.
+        trial: The search that asks for this run, if any.
 
     Returns:
         Why it failed, if it did. Raising would make Hydra end the sweep after this batch, and print a message of its own.
@@ -234,7 +265,10 @@ def task(cfg: "DictConfig") -> ConfigError | RunFailed | None:
     if alone and job.sweeper.get("params"):
         _say(f"this is one run: add -m to run every value of {', '.join(job.sweeper.params)}", 0)
     try:
-        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job))
+        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job), trial)
+    except Pruned as end:
+        log.info("%s: %s", folder.name, end)
+        return None
     except (Exception, SystemExit) as error:
         failure = _failure(error, folder)
         if not alone:
@@ -265,7 +299,13 @@ def _told(result: dict[str, Any], folder: Path) -> str:
     return f"test: {', '.join(scores)} (epoch {result['best_epoch']}, the best on validation) in {os.path.relpath(folder)}"
 
 
-def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), dirs: Sequence[Path] = ()) -> dict[str, Any]:
+def execute(
+    config: RunConfig,
+    folder: Path,
+    overrides: tuple[str, ...] = (),
+    dirs: Sequence[Path] = (),
+    trial: Trial | None = None,
+) -> dict[str, Any]:
     """Run `config` in `folder`, after the run whose weights it starts from, if it names one and that has not finished yet.
 
     Args:
@@ -273,6 +313,7 @@ def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), di
         folder: Where the run lies; `paths.outputs`/`study`/`identity.folder_name` by convention.
         overrides: What the user typed, for names and records.
         dirs: Folders with the user's own options, where the experiment of `model.weights=experiment:NAME` may lie.
+        trial: The search that asks for this run, if any.
 
     Returns:
         The result, as in `result.json`.
@@ -285,19 +326,16 @@ def execute(config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), di
     config = settled(config, dirs)
     from fourfold.run import run
 
-    return run(config, folder, overrides, run_id=identity.run_id(asdict(config)))
+    return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial)
 
 
 def _finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:
     """Make the weights that `config` starts from, unless they are there; but first see that `config` can run at all."""
-    from fourfold.files import lock
-
-    result = start.folder / "result.json"
-    if not result.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (start.folder / "result.json").exists():
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"torchrun cannot make {start.weights} on the way: first run `fourfold {start.overrides[0]}` alone")
-    with lock(start.folder / ".lock"):  # several runs want it at once: one makes it, the others wait
-        if not result.exists():
-            from fourfold.assembly import rehearse
+    from fourfold.assembly import rehearse
 
-            rehearse(config)
-            execute(start.config, start.folder, start.overrides, dirs)
+    rehearse(config)
+    execute(start.config, start.folder, start.overrides, dirs)  # several runs may want it: one makes it, the others wait

@@ -59,6 +59,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def lock(path: Path) -> Iterator[None]:
     """Hold `path` alone among all processes that ask for it; released by the system when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a") as file:  # which leaves the file as it is
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

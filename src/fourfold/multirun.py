@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from fourfold import groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 
-_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# whose `params` are overrides like those of the command line
+_OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
+_SWEEPERS = ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper", _OURS)
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Plan:
 
     overrides: list[str]  # what Hydra is given, in canonical spelling
     folders: tuple[Path, ...]  # of the study, or of each when `study` itself is swept
+    max_failure_rate: float | None  # above which the multirun ends with an error; None: any failure is one
 
 
 def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> Plan:
@@ -53,12 +56,13 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
             job = composed([*point, *study], dirs, config_name)
             _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
             folders.append(Path(job.hydra.sweep.dir))
-    return Plan([*merged, *study], tuple(dict.fromkeys(folders)))
+    ours = cfg.hydra.sweeper.get("_target_") == _OURS
+    return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
 
 
 def _params(cfg: DictConfig, overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:
     """`hydra.sweeper.params` as overrides, without those that the command line has anyway."""
-    if cfg.hydra.sweeper.get("_target_") != _BASIC_SWEEPER:
+    if cfg.hydra.sweeper.get("_target_") not in _SWEEPERS:
         return []
     params = canonical([f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()])
     given = {override.key_or_group for override in _parsed(overrides, dirs)}

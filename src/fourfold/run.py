@@ -15,7 +15,7 @@ import torch
 from fourfold import checkpoint, freeze, identity, metrics
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import RunConfig
-from fourfold.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from fourfold.files import append_jsonl, lock, read_json, read_jsonl, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
 from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
 from fourfold.profiler import profiling
@@ -59,14 +59,14 @@ def run(
         Stopped: the W&B page's Stop button has ended it, and only it. A checkpoint was written.
         KeyboardInterrupt: Ctrl-C or SIGTERM has ended the process. A checkpoint was written.
     """
-    if (folder / "result.json").exists():
-        log.info("%s is finished: nothing to do", folder)
-        return read_json(folder / "result.json")
     folder.mkdir(parents=True, exist_ok=True)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     config = overfitting(config) if config.trainer.overfit else config
-    with _failure_kept(folder), joined(config.trainer.device) as ranks, listening() as interrupted:
+    with joined(config.trainer.device) as ranks, _alone(folder, ranks), _failure_kept(folder), listening() as interrupted:
+        if (folder / "result.json").exists():
+            log.info("%s is finished: nothing to do", folder)
+            return read_json(folder / "result.json")
         return _story(
             config, folder, overrides, run_id or identity.run_id(asdict(config)), trial or NoTrial(), ranks, interrupted
         )
@@ -105,6 +105,9 @@ def _story(
             if validated:
                 trial.report(state.scores[-1], state.epoch - 1)
                 if trial.should_prune():
+                    write_json(
+                        folder / "pruned.json", {"epoch": state.epoch - 1, "reason": "behind the other trials of its cell"}
+                    )
                     raise Pruned(f"pruned after epoch {state.epoch - 1}")
             if ranks.any(tracker.stop_requested):
                 raise Stopped(f"stopped from the W&B page after epoch {state.epoch - 1}: the same command goes on from there")
@@ -201,6 +204,16 @@ def _record_start(parts: Parts, folder: Path) -> None:
 
 
 @contextmanager
+def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Wait until no other process works in this folder: whoever comes second finds the run finished, or goes on with it."""
+    if ranks.world > 1:
+        yield
+        return
+    with lock(folder / ".lock"):
+        yield
+
+
+@contextmanager
 def _failure_kept(folder: Path) -> Iterator[None]:
     """Leave the reason of a failed run in `failure.json`; a run that ends well removes it."""
     try:
@@ -211,4 +224,5 @@ def _failure_kept(folder: Path) -> Iterator[None]:
         reason = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
         write_json(folder / "failure.json", reason)
         raise
-    (folder / "failure.json").unlink(missing_ok=True)
+    for left in ("failure.json", "pruned.json"):
+        (folder / left).unlink(missing_ok=True)

@@ -51,7 +51,8 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
     """Choose the images of each part.
 
     The test images are settled first, then validation, then training, each as a prefix of a stratified order; so a larger
-    training set contains the smaller one of the same seed, and neither validation nor test depends on the training size.
+    training set contains the smaller one of the same seed, and neither validation nor test depends on the training size. A
+    test split that the dataset brings is the same for all seeds, `dataset.test_size` or not.
 
     Args:
         seed: Of the split (`dataset.split_seed`, or the run's seed).
@@ -62,7 +63,7 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
     labels = source.train.labels
     train = np.arange(len(labels), dtype=np.int64)
     if source.test is not None:
-        test_from, test = "test", _order(source.test.labels, seed, "test")
+        test_from, test = "test", _order(source.test.labels, 0, "test")  # the same images whatever the seed
     else:
         count = max(1, round(config.test_fraction * len(train)))
         test_from, (test, train) = "train", _cut(source, train, count, seed, "test")

@@ -1,0 +1,309 @@
+"""Who does which trial: every cell of a study is an Optuna study, and any number of processes take trials from them.
+
+There is no leader. A process asks a cell for a trial, says that it holds it, and tells how it ended; whoever finds a trial
+whose holder has died puts it back in the queue. Every step may be cut short by a kill: the next process makes it whole.
+
+* A trial has a *key*: `p3` is the fourth enqueued point, `n7` the sampled trial 7. A trial put back keeps its key, so a key
+  is done when one trial with it has ended.
+* A trial is *void* if another process was quicker: a key that stands already, or more keys than the cell's budget. Both are
+  decided by trial numbers, which the storage hands out once, so that all processes decide alike.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from fourfold.study import lease
+from fourfold.study.space import Cell, params, to_overrides
+from fourfold.study.storage import JOURNAL, SQLITE, open_storage, persevere
+from fourfold.study.trials import State, TrialView
+
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run."""
+
+    study: str  # Optuna's name of the cell's study
+    trial_id: int
+    number: int
+    cell: str
+    overrides: tuple[str, ...]
+
+
+class Ledger:
+    """The trials of one study, shared through a storage with whoever opens the same.
+
+    Args:
+        storage: See `study.storage`.
+        study: Name of the whole; each cell's Optuna study is called `<study>/<cell>`.
+        cells: What is to be done.
+        directions: `maximize` or `minimize` of each objective.
+        sampler: Makes the sampler of a cell.
+        pruner: Of all cells.
+        max_retries: How often a trial whose process died is put back.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study: str,
+        cells: Sequence[Cell],
+        directions: Sequence[str],
+        sampler: Callable[[Cell], BaseSampler],
+        pruner: BasePruner,
+        max_retries: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = storage
+        self._max_retries = max_retries
+        self._cells = {f"{study}/{cell.name}": cell for cell in cells}
+        self._studies = {
+            name: persevere(
+                partial(
+                    optuna.create_study,
+                    storage=storage,
+                    study_name=name,
+                    load_if_exists=True,
+                    directions=[StudyDirection[goal.upper()] for goal in directions],
+                    sampler=sampler(cell),
+                    pruner=pruner,
+                )
+            )
+            for name, cell in self._cells.items()
+        }
+        for name, cell in self._cells.items():
+            self._enqueue(self._studies[name], cell)
+
+    def _enqueue(self, study: Study, cell: Cell) -> None:
+        """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
+        there = {_key(trial) for trial in self._trials(study)}
+        for i, point in enumerate(cell.points):
+            if f"p{i}" not in there:
+                told = [] if cell.space else list(point.values())
+                fixed = params(cell.space, point) if cell.space else {}
+                trial = create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs={"key": f"p{i}", "overrides": told},
+                    system_attrs={"fixed_params": fixed},
+                )
+                persevere(partial(study.add_trial, trial))
+
+    def take(self) -> Job | None:
+        """The next trial to run, held by this process; None where nothing is left to begin.
+
+        Cells take turns, so that a night that ends early has given each the same number of trials.
+        """
+        for name in sorted(self._cells, key=lambda name: len(self._begun(self._studies[name]))):
+            while self._wants(name):
+                job = self._ask(name)
+                if job is not None:
+                    return job
+        return None
+
+    def _wants(self, name: str) -> bool:
+        """Whether the cell has a trial in its queue, or budget for a new one."""
+        trials = self._trials(self._studies[name])
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return True
+        return bool(self._cells[name].space) and len(_keys(trials)) < self._cells[name].budget
+
+    def _begun(self, study: Study) -> set[str]:
+        return {_key(trial) for trial in self._trials(study) if trial.state != TrialState.WAITING and not _is_void(trial)}
+
+    def _ask(self, name: str) -> Job | None:
+        """Ask the cell for a trial; None if another process turns out to have been quicker."""
+        study, cell = self._studies[name], self._cells[name]
+        trial = persevere(lambda: study.ask(cell.space or None))
+        frozen = persevere(lambda: self._storage.get_trial(trial._trial_id))
+        overrides = (*cell.fixed, *frozen.user_attrs.get("overrides", ()), *to_overrides(frozen.params))
+        try:
+            self.set(trial._trial_id, "holder", lease.holder())
+            self.set(trial._trial_id, "key", frozen.user_attrs.get("key", f"n{trial.number}"))
+            self.set(trial._trial_id, "command", list(overrides))
+        except optuna.exceptions.UpdateFinishedTrialError:  # this process slept so long that it was given up for dead
+            return None
+        if self._is_late(study, cell, trial.number):
+            self.set(trial._trial_id, "void", True)
+            self.end(trial._trial_id, TrialState.FAIL)
+            return None
+        return Job(name, trial._trial_id, trial.number, cell.name, overrides)
+
+    def _is_late(self, study: Study, cell: Cell, number: int) -> bool:
+        """Whether this trial's key stands already, or the budget was used up before it."""
+        trials = self._trials(study)
+        mine = _key(next(trial for trial in trials if trial.number == number))
+        standing = [trial for trial in trials if not _is_void(trial) and not _is_interrupted(trial)]
+        if any(_key(trial) == mine and trial.number < number for trial in standing):
+            return True
+        first: dict[str, int] = {}
+        for trial in trials:
+            if not _is_void(trial):
+                first.setdefault(_key(trial), trial.number)
+        return sum(at < first.get(mine, number) for key, at in first.items() if key != mine) >= cell.budget
+
+    def reap(self) -> int:
+        """Put back every trial whose holder has died, or give up on it after `max_retries`; returns how many were found."""
+        found = 0
+        for name, study in self._studies.items():
+            for trial in self._trials(study):
+                started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+                if trial.state == TrialState.RUNNING and not lease.is_alive(trial.user_attrs.get("holder"), started):
+                    self.put_back(name, trial.number)
+                    found += 1
+        return found
+
+    def put_back(self, name: str, number: int) -> None:
+        """End a trial that was cut short, and queue it again in its place, unless it has ended or died too often.
+
+        The new trial comes before the end of the old one: a kill between them leaves one to be found again, never none.
+        """
+        study = self._studies[name]
+        trials = self._trials(study)
+        old = next(trial for trial in trials if trial.number == number)
+        if old.state != TrialState.RUNNING:
+            return
+        retries = old.user_attrs.get("retries", 0) + 1
+        if retries > self._max_retries:
+            self.set(old._trial_id, "reason", f"its process died {retries} times")
+            self.end(old._trial_id, TrialState.FAIL)
+            return
+        self.set(old._trial_id, "interrupted", True)
+        if not any(trial.user_attrs.get("continues") == number for trial in trials):
+            attributes = {
+                "key": _key(old),
+                "overrides": old.user_attrs.get("overrides", []),
+                "continues": number,
+                "retries": retries,
+            }
+            again = create_trial(
+                state=TrialState.WAITING,
+                params=old.params,
+                distributions=old.distributions,
+                user_attrs=attributes,
+                system_attrs={**old.system_attrs, "fixed_params": old.params},
+            )
+            persevere(lambda: study.add_trial(again))
+        self.end(old._trial_id, TrialState.FAIL)
+
+    def is_done(self) -> bool:
+        """Whether every key of every cell has ended."""
+        return all(
+            len(self._ended(study)) >= self._cells[name].budget
+            and not any(trial.state in UNFINISHED and not _is_void(trial) for trial in self._trials(study))
+            for name, study in self._studies.items()
+        )
+
+    def _ended(self, study: Study) -> set[str]:
+        trials = self._trials(study)
+        return {
+            _key(trial)
+            for trial in trials
+            if trial.state not in UNFINISHED and not _is_void(trial) and not _is_interrupted(trial)
+        }
+
+    def best(self, cell: Cell) -> FrozenTrial | None:
+        """The best completed trial of a cell (of several objectives: the first of the Pareto set), or None."""
+        study = next(self._studies[name] for name, each in self._cells.items() if each == cell)
+        if not any(trial.state == TrialState.COMPLETE for trial in self._trials(study)):
+            return None
+        return persevere(lambda: study.best_trials)[0]
+
+    def view(self) -> list[TrialView]:
+        """The trials of these cells as a reader sees them."""
+        return [each for name, study in self._studies.items() for each in _views(name, self._trials(study))]
+
+    def set(self, trial_id: int, key: str, value: Any) -> None:
+        persevere(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
+
+    def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Give a trial its last state; False if it had one."""
+        return end(self._storage, trial_id, state, values)
+
+    def _trials(self, study: Study) -> list[FrozenTrial]:
+        return persevere(lambda: study.get_trials(deepcopy=False))
+
+
+def end(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    """Give a trial its last state; False if it had one."""
+
+    def tell() -> bool:
+        try:
+            return storage.set_trial_state_values(trial_id, state, values)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    return persevere(tell)
+
+
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def view(storage: BaseStorage) -> list[TrialView]:
+    """Every trial in a storage as a reader sees it, the latest of each key; void ones are left out. Changes nothing."""
+    return [
+        each
+        for study in persevere(storage.get_all_studies)
+        for each in _views(study.study_name, persevere(partial(storage.get_all_trials, study._study_id, deepcopy=False)))
+    ]
+
+
+def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
+    latest = {_key(trial): trial for trial in trials if not _is_void(trial)}
+    return [_view(study.partition("/")[2], trial) for trial in latest.values()]
+
+
+def kept(folder: Path) -> list[TrialView]:
+    """The trials that a study keeps in its own folder; none where it has no storage there. Creates nothing."""
+    for kind, name in ((JOURNAL, "study.journal"), (SQLITE, "study.db")):
+        if (folder / name).exists():
+            return view(open_storage(kind, folder))
+    return []
+
+
+def _view(cell: str, trial: FrozenTrial) -> TrialView:
+    told = trial.user_attrs
+    return TrialView(
+        cell=cell,
+        number=trial.number,
+        state="interrupted" if _is_interrupted(trial) else STATES[trial.state],
+        overrides=tuple(told.get("command", ())),
+        value=trial.values[0] if trial.values else None,
+        reason=told.get("reason"),
+        seconds=told.get("seconds"),
+        epochs=len(trial.intermediate_values) or None,
+        folder=told.get("folder"),
+        retries=told.get("retries", 0),
+    )
+
+
+def _key(trial: FrozenTrial) -> str:
+    return trial.user_attrs.get("key", f"n{trial.number}")
+
+
+def _keys(trials: Sequence[FrozenTrial]) -> set[str]:
+    return {_key(trial) for trial in trials if not _is_void(trial)}
+
+
+def _is_void(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("void"))
+
+
+def _is_interrupted(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("interrupted"))

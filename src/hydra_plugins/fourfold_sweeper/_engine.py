@@ -1,0 +1,211 @@
+"""A sweep: take trials from the ledger, hand them to the launcher, until every cell is done - whoever else is at it."""
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from optuna.storages import BaseStorage
+
+from fourfold.compose import canonical, to_run_config
+from fourfold.config import RunConfig, seconds
+from fourfold.files import write_text
+from fourfold.interrupts import listening
+from fourfold.study.ledger import Job, Ledger, view
+from fourfold.study.live import SweepDisplay
+from fourfold.study.objectives import directions, names
+from fourfold.study.samplers import pruner, sampler
+from fourfold.study.space import Cell, grid, read
+from fourfold.study.storage import open_storage
+from hydra_plugins.fourfold_sweeper._task import TRIAL
+
+if TYPE_CHECKING:
+    from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
+
+log = logging.getLogger(__name__)
+WORKER = "FOURFOLD_WORKER"  # environment variable of a process that another one reports for
+POLL = 1.0  # seconds between two looks at trials that other processes hold
+
+
+def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
+    """Run what is left of the study; several processes may do so at once.
+
+    Returns:
+        Hydra's job returns of the runs that this process has launched, a list for each batch.
+
+    Raises:
+        ConfigError: the sweep itself cannot be.
+    """
+    folder = Path(sweeper.config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "multirun.yaml", OmegaConf.to_yaml(sweeper.config))
+    texts = canonical([*(f"{key!s}={value}" for key, value in sweeper.params.items()), *arguments])
+    overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(texts)
+    cells = _cells(sweeper, overrides)
+    config = _config(sweeper, cells[0])
+    storage = open_storage(sweeper.storage, folder)
+    if sweeper.workers != 1:
+        with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True) as display:
+            _work_together(sweeper.workers, folder, lambda: display.update(view(storage)) if display.due else None)
+            display.update(view(storage))
+    deadline = time.time() + seconds(config.search.timeout) if config.search.timeout else None
+    ledger = _ledger(storage, config, cells)
+    returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
+    searched = [cell for cell in cells if cell.space]
+    if searched and config.search.repeats and ledger.is_done():
+        again = [_repeats(ledger, cell, config.search.repeats) for cell in searched]
+        returns += _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
+    return returns
+
+
+def _cells(sweeper: "FourfoldSweeper", overrides: list[Override]) -> list[Cell]:
+    search = sweeper.config.search
+    enqueue = OmegaConf.to_container(search.enqueue)
+    assert isinstance(enqueue, list)
+    cells = read(
+        overrides,
+        n_trials=search.n_trials,
+        conditional=sweeper.conditional,
+        enqueue=enqueue,
+        chosen=dict(sweeper.config.hydra.runtime.choices),
+    )
+    if search.sampler not in ("grid", "brute_force"):
+        return cells
+    # these two try every value once, and would begin anew
+    sizes = [math.prod(map(len, (grid(cell.space) or {}).values())) for cell in cells]
+    return [replace(cell, budget=min(cell.budget, size)) for cell, size in zip(cells, sizes, strict=True)]
+
+
+def _config(sweeper: "FourfoldSweeper", cell: Cell) -> RunConfig:
+    """The run of a cell: how a study searches is the same in all of them."""
+    composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(cell.fixed))
+    return to_run_config(composed)
+
+
+def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> Ledger:
+    goals = directions(config)
+    return Ledger(
+        storage,
+        config.study,
+        cells,
+        goals,
+        lambda cell: sampler(config.search.sampler, config.search.seed, cell.space, goals),
+        pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs),
+        config.search.max_retries,
+    )
+
+
+def _repeats(ledger: Ledger, cell: Cell, count: int) -> Cell:
+    """The best point of a cell again, with `count` seeds: what a report may compare."""
+    best = ledger.best(cell)
+    command = tuple(best.user_attrs["command"]) if best is not None else ()
+    points = tuple({"seed": f"seed={seed}"} for seed in range(count)) if best is not None else ()
+    return Cell(f"{cell.name}-repeats", command, points, {}, len(points))
+
+
+def _settle(
+    sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], metric: str, deadline: float | None
+) -> list[Any]:
+    """Take and launch trials until every cell is done; where only other processes' trials are left, wait for them."""
+    returns: list[Any] = []
+    launched = 0
+    longest = 0.0
+    size = _size(sweeper, cells)
+    parent = os.getppid()
+    total = 0 if ledger.is_done() else sum(cell.budget for cell in cells)
+    with SweepDisplay(total, metric, live=False) as display:
+        while not ledger.is_done():
+            ledger.reap()
+            display.update(ledger.view())
+            if deadline is not None and time.time() + longest > deadline:
+                log.warning("the time is up: what is left waits for the same command")
+                break
+            if WORKER in os.environ and os.getppid() != parent:
+                log.warning("the process that started this worker is gone: what is left waits for the same command")
+                break
+            jobs = _batch(ledger, size)
+            if not jobs:
+                time.sleep(POLL)
+                continue
+            started = time.time()
+            try:
+                returns.append(sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=launched))
+            except Exception as error:  # a launcher whose worker was killed; the runs have told their ends themselves
+                log.warning("the launcher gave up, what it left is queued again: %s: %s", type(error).__name__, error)
+            finally:
+                for job in jobs:
+                    ledger.put_back(job.study, job.number)  # does nothing to a trial that has ended
+            longest = max(longest, time.time() - started)
+            launched += len(jobs)
+        display.update(ledger.view())
+    return returns
+
+
+def _batch(ledger: Ledger, size: int | None) -> list[Job]:
+    jobs: list[Job] = []
+    while size is None or len(jobs) < size:
+        job = ledger.take()
+        if job is None:
+            break
+        jobs.append(job)
+    return jobs
+
+
+def _size(sweeper: "FourfoldSweeper", cells: Sequence[Cell]) -> int | None:
+    """Runs per call of the launcher: one in this process; elsewhere all there are, unless a sampler waits for results."""
+    if sweeper.n_jobs is not None:
+        return sweeper.n_jobs
+    launcher = sweeper.config.hydra.launcher
+    if "basic" in str(launcher.get("_target_", "")):
+        return 1
+    if not any(cell.space for cell in cells):
+        return None
+    n_jobs = launcher.get("n_jobs") or 1
+    return int(n_jobs) if n_jobs > 0 else os.cpu_count() or 1
+
+
+def _command(job: Job) -> list[str]:
+    return [*job.overrides, f"+hydra.job.env_set.{TRIAL}='{json.dumps([job.study, job.trial_id])}'"]
+
+
+def _work_together(workers: int, folder: Path, show: Callable[[], None]) -> None:
+    """Run the same command in `workers` processes, each with its share of the cores or its own GPU, until they have ended."""
+    count = workers if workers > 0 else os.cpu_count() or 1
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    threads = max(1, (os.cpu_count() or 1) // count)
+    command = [sys.executable, "-m", "fourfold", *sys.argv[1:], "hydra.sweeper.workers=1"]
+    logs = folder / "workers"
+    logs.mkdir(exist_ok=True)
+    children = []
+    for i in range(count):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), WORKER: str(i)}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
+        with (logs / f"{i}.log").open("a") as out:
+            # a session of its own, so that Ctrl-C reaches it once, from here, and it has the time to save
+            child = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            children.append(child)
+    try:
+        with listening() as asked_to_stop:
+            while any(child.poll() is None for child in children) and not asked_to_stop():
+                show()
+                time.sleep(POLL / 4)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in children:
+            child.wait()
+    if asked_to_stop():
+        raise KeyboardInterrupt("stopped and saved: the same command goes on from there")

@@ -1,0 +1,123 @@
+"""A run that belongs to a study: it says that it has begun, reports each epoch, and tells its own end.
+
+The sweeper may be dead by then, or on another machine: what a run has found out must not depend on it.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from fourfold.compose import to_run_config
+from fourfold.config import RunConfig
+from fourfold.files import read_json
+from fourfold.study import lease, ledger
+from fourfold.study.objectives import directions, values_of
+from fourfold.study.samplers import pruner
+from fourfold.study.storage import open_storage, persevere
+
+TRIAL = "FOURFOLD_TRIAL"  # environment variable of a job: [study, trial id]
+
+log = logging.getLogger(__name__)
+
+
+class TrialTask:
+    """The task function, wrapped; it travels to whatever process the launcher chooses."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        if TRIAL not in os.environ:
+            return self._task(cfg)
+        study_name, trial_id = json.loads(os.environ[TRIAL])
+        job = HydraConfig.get()
+        storage = open_storage(job.sweeper.storage, Path(job.sweep.dir))
+        if persevere(lambda: storage.get_trial(trial_id)).state != TrialState.RUNNING:
+            log.info("trial %d of %s has been run by another process", trial_id, study_name)
+            return None
+        config = to_run_config(cfg)
+        with _held(storage, trial_id):
+            folder = Path(job.runtime.output_dir)
+            persevere(lambda: storage.set_trial_user_attr(trial_id, "folder", folder.name))
+            handle = Handle(storage, study_name, trial_id, config)
+            failure = self._task(cfg, trial=handle)
+            return _tell(storage, trial_id, failure, handle, config, folder)
+
+
+def _tell(
+    storage: BaseStorage, trial_id: int, failure: Exception | None, handle: "Handle", config: RunConfig, folder: Path
+) -> Exception | float | list[float] | None:
+    """Write how the run ended into the study; returns what the job returns."""
+
+    def note(key: str, value: Any) -> None:
+        persevere(lambda: storage.set_trial_user_attr(trial_id, key, value))
+
+    if failure is not None:
+        note("reason", str(failure))
+        ledger.end(storage, trial_id, TrialState.FAIL)
+        return failure
+    if handle.pruned:
+        ledger.end(storage, trial_id, TrialState.PRUNED)
+        return None
+    result = read_json(folder / "result.json")
+    values = values_of(result, config)
+    note("seconds", result["seconds"])
+    ledger.end(storage, trial_id, TrialState.COMPLETE, values)
+    return values[0] if len(values) == 1 else values
+
+
+class Handle:
+    """The trial as `fourfold.run` sees it: scores come in with more being better, and go out as the objective has them."""
+
+    def __init__(self, storage: BaseStorage, study: str, trial_id: int, config: RunConfig) -> None:
+        goals = directions(config)
+        judge = pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs)
+        # a sampler that draws nothing: the real one would, when a Trial is made
+        quiet = optuna.samplers.RandomSampler()
+        loaded = persevere(lambda: optuna.load_study(study_name=study, storage=storage, sampler=quiet, pruner=judge))
+        self._trial = optuna.trial.Trial(loaded, trial_id)
+        self._told = set(persevere(lambda: storage.get_trial(trial_id)).intermediate_values)
+        self._judged = len(goals) == 1 and bool(self._trial.distributions)  # a point of a grid is not searched
+        self._sign = 1 if goals[0] == "maximize" else -1
+        self.pruned = False
+
+    def report(self, value: float, step: int) -> None:
+        if self._judged and step not in self._told:  # a resumed run may report an epoch again
+            persevere(lambda: self._trial.report(self._sign * value, step))
+
+    def should_prune(self) -> bool:
+        self.pruned = self._judged and persevere(self._trial.should_prune)
+        return self.pruned
+
+
+@contextmanager
+def _held(storage: BaseStorage, trial_id: int) -> Iterator[None]:
+    """This process holds the trial, and says so again and again for those who cannot see its pid."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(lease.BEAT):
+            try:
+                storage.set_trial_user_attr(trial_id, "holder", lease.holder())
+            except Exception as error:  # the next beat may come through
+                log.debug("no beat: %s", error)
+
+    persevere(lambda: storage.set_trial_user_attr(trial_id, "holder", lease.holder()))
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

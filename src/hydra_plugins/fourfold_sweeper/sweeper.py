@@ -1,0 +1,52 @@
+"""Hydra's side of a study. Imported by every start of Hydra, so it imports nothing heavy; the work is in `_engine`."""
+
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+
+class FourfoldSweeper(Sweeper):
+    """Comma lists are cells, intervals are searched in each of them; see docs/sweeps.md.
+
+    Args:
+        storage: journal, sqlite, or the URL of a database.
+        workers: Processes on this machine.
+        n_jobs: Runs that are handed to the launcher at once.
+        params: Overrides that are swept beside those of the command line.
+        conditional: Params that only some cells search; see `study.space.read`.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        workers: int,
+        n_jobs: int | None,
+        params: DictConfig | None,
+        conditional: ListConfig | None,
+    ) -> None:
+        self.hydra_context: Any = None  # all three come with `setup`
+        self.config: Any = None
+        self.launcher: Any = None
+        self.storage = storage
+        self.workers = workers
+        self.n_jobs = n_jobs
+        self.conditional: Any = OmegaConf.to_container(conditional) if conditional else []
+        self.params: dict[str, Any] = {str(key): value for key, value in (params or {}).items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        from hydra_plugins.fourfold_sweeper._task import TrialTask
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=TrialTask(task_function), config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from hydra_plugins.fourfold_sweeper._engine import sweep
+
+        return sweep(self, arguments)

@@ -1,0 +1,157 @@
+"""Any number of processes, killed at any moment, do every trial of every cell, and no trial twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from fourfold.study import lease
+from fourfold.study import ledger as room
+from fourfold.study.ledger import Ledger
+from fourfold.study.samplers import sampler
+from fourfold.study.space import Cell
+from fourfold.study.storage import open_storage
+
+SPACE = {"optimizer.lr": FloatDistribution(1e-5, 1e-1, log=True)}
+CELLS = [
+    Cell("a", ("freeze_strategy=full",), ({"optimizer.lr": "optimizer.lr=0.001"},), SPACE, 6),
+    Cell("b", ("freeze_strategy=head",), (), SPACE, 6),
+    *(Cell(f"grid{i}", (f"seed={i}",), ({},), {}, 1) for i in range(4)),
+]
+
+KILLS = 12  # of each storage
+
+WORKER = """
+import os, random, sys, time
+from pathlib import Path
+from optuna.trial import TrialState
+sys.path.insert(0, sys.argv[3])
+from test_ledger import make
+from fourfold.study.storage import open_storage
+random.seed(int(sys.argv[4]))
+ledger = make(open_storage(sys.argv[1], Path(sys.argv[2])))
+while not ledger.is_done():
+    ledger.reap()
+    job = ledger.take()
+    if job is None:
+        time.sleep(0.05)
+        continue
+    time.sleep(2 * random.random())
+    if ledger.end(job.trial_id, TrialState.COMPLETE, [float(job.number)]):
+        with open(Path(sys.argv[2]) / "ended", "a") as file:
+            file.write(f"{job.study} {' '.join(job.overrides)}\\n")
+"""
+
+
+def make(storage: optuna.storages.BaseStorage, cells: list[Cell] = CELLS, max_retries: int = 50) -> Ledger:
+    pruner = optuna.pruners.NopPruner()
+    return Ledger(storage, "s", cells, ["maximize"], lambda cell: sampler("random", 0, cell.space), pruner, max_retries)
+
+
+def states(storage: optuna.storages.BaseStorage) -> dict[str, Counter[str]]:
+    """Cell -> how often each key has ended as a real trial."""
+    found = {}
+    for summary in storage.get_all_studies():
+        trials = storage.get_all_trials(summary._study_id)
+        assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+        found[summary.study_name] = Counter(room._key(trial) for trial in trials if trial.state == TrialState.COMPLETE)
+    return found
+
+
+def work(kind: str, folder: Path, seed: int) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", WORKER, kind, str(folder), str(Path(__file__).parent), str(seed)])
+
+
+def test_one_process_does_every_cell_once_and_by_turns(tmp_path: Path) -> None:
+    ledger = make(open_storage("journal", tmp_path))
+    order = []
+    while (job := ledger.take()) is not None:
+        order.append(job)
+        assert ledger.end(job.trial_id, TrialState.COMPLETE, [0.5])
+    assert ledger.is_done()
+    assert Counter(job.cell for job in order) == {"a": 6, "b": 6, **{f"grid{i}": 1 for i in range(4)}}
+    assert {job.cell for job in order[:6]} == {cell.name for cell in CELLS}
+    first = next(job for job in order if job.cell == "a")
+    assert first.overrides == ("freeze_strategy=full", "optimizer.lr=0.001")
+    assert make(open_storage("journal", tmp_path)).take() is None  # the same command again
+
+
+def test_a_trial_cut_short_is_run_again_in_its_place_and_keeps_its_values(tmp_path: Path) -> None:
+    ledger = make(open_storage("journal", tmp_path), [CELLS[1]])
+    jobs = [ledger.take() for _ in range(3)]
+    cut = jobs[1]
+    assert cut is not None
+    ledger.put_back(cut.study, cut.number)
+    ledger.put_back(cut.study, cut.number)  # by two processes at once
+    again = ledger.take()
+    assert again is not None
+    assert again.overrides == cut.overrides
+    assert again.number != cut.number
+
+
+def test_a_trial_that_dies_too_often_is_given_up(tmp_path: Path) -> None:
+    ledger = make(open_storage("journal", tmp_path), [CELLS[2]], max_retries=2)
+    for _ in range(3):
+        job = ledger.take()
+        assert job is not None
+        ledger.put_back(job.study, job.number)
+    assert ledger.take() is None
+    assert ledger.is_done()
+    (study,) = optuna.get_all_study_summaries(open_storage("journal", tmp_path))
+    last = optuna.load_study(study_name=study.study_name, storage=open_storage("journal", tmp_path)).trials[-1]
+    assert last.user_attrs["reason"] == "its process died 3 times"
+
+
+def test_a_living_holder_is_left_alone_and_a_dead_one_is_not(tmp_path: Path) -> None:
+    ledger = make(open_storage("journal", tmp_path), [CELLS[2]])
+    job = ledger.take()
+    assert job is not None
+    assert ledger.reap() == 0
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    ledger.set(job.trial_id, "holder", {**lease.holder(), "pid": child.pid, "born": "1"})
+    assert ledger.reap() == 1
+    assert ledger.take() is not None
+
+
+def test_a_holder_on_another_host_counts_by_its_beat() -> None:
+    far = {**lease.holder(), "host": "elsewhere"}
+    assert lease.is_alive(far, started=0)
+    assert not lease.is_alive({**far, "beat": time.time() - lease.GRACE - 1}, started=0)
+    assert lease.is_alive(None, started=time.time())
+    assert not lease.is_alive(None, started=time.time() - lease.NAMELESS - 1)
+    assert not lease.is_alive({**lease.holder(), "born": "1"}, started=0)  # the pid was given again
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_kills_at_random_change_nothing(kind: str, tmp_path: Path) -> None:
+    """Two workers are killed again and again and replaced: what has ended equals an undisturbed study, each trial once."""
+    undisturbed = work(kind, tmp_path / "calm", 0)
+    (tmp_path / "wild").mkdir()
+    workers = [work(kind, tmp_path / "wild", seed) for seed in range(2)]
+    dice = random.Random(7)
+    kills = 0
+    deadline = time.monotonic() + 240
+    while any(worker.poll() is None for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.3 + dice.random())  # a worker takes about a second to start
+        victim = dice.randrange(2)
+        if kills < KILLS and workers[victim].poll() is None:
+            os.kill(workers[victim].pid, signal.SIGKILL)
+            workers[victim].wait()
+            kills += 1
+            workers[victim] = work(kind, tmp_path / "wild", 100 + kills)
+    assert undisturbed.wait(timeout=120) == 0
+    calm, wild = (states(open_storage(kind, tmp_path / name)) for name in ("calm", "wild"))
+    assert {name: len(keys) for name, keys in wild.items()} == {name: len(keys) for name, keys in calm.items()}
+    assert all(count == 1 for keys in wild.values() for count in keys.values())
+    assert kills == KILLS

@@ -1,0 +1,119 @@
+"""`-m hydra/sweeper=fourfold`: cells and searches that no kill and no failure can lose."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from fourfold.study.storage import open_storage
+
+TINY = [
+    "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=2", "dataset.val_size=10", "dataset.test_size=10",
+    "model=micro_resnet", "freeze=from_scratch", "trainer.batch_size=10", "trainer.device=cpu", "trainer.threads=1",
+    "trainer.progress=false", "logger=none",
+]  # fmt: skip
+
+
+def sweep(folder: Path, *overrides: str) -> subprocess.Popen:
+    words = ["-m", "hydra/sweeper=fourfold", f"paths.outputs={folder}", "study=s", *TINY, *overrides]
+    out = (folder.parent / f"{folder.name}.log").open("a")
+    return subprocess.Popen([sys.executable, "-m", "fourfold", *words], stdout=out, stderr=subprocess.STDOUT)
+
+
+def done(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob("s/*/result.json")}
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = open_storage("journal", folder / "s")
+    return [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+
+
+def test_a_killed_grid_goes_on_and_redoes_nothing(tmp_path: Path) -> None:
+    grid = ["trainer.epochs=3", "optimizer.lr=1e-3,1e-2", "seed=0,1,2"]
+    child = sweep(tmp_path / "out", *grid)
+    deadline = time.monotonic() + 120
+    while len(done(tmp_path / "out")) < 2:
+        assert time.monotonic() < deadline, (tmp_path / "out.log").read_text()[-3000:]
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    before = {name: (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns for name in done(tmp_path / "out")}
+    assert sweep(tmp_path / "out", *grid).wait(timeout=120) == 0
+    assert len(done(tmp_path / "out")) == 6
+    for name, written in before.items():
+        assert (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns == written
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.FAIL) for trial in trials(tmp_path / "out"))
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials(tmp_path / "out")) == 6
+    assert (tmp_path / "out/s/report.html").exists()
+
+
+def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_path: Path) -> None:
+    search = [
+        "trainer.epochs=2", "optimizer=adamw,sgd", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "search.n_trials=3",
+        "search.repeats=2", "search.sampler=random", "search.enqueue=[{optimizer.lr: 1e-3}]", "search.pruner=none",
+    ]  # fmt: skip
+    assert sweep(tmp_path / "out", *search).wait(timeout=240) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    found: dict[str, list[optuna.trial.FrozenTrial]] = {}
+    storage = open_storage("journal", tmp_path / "out/s")
+    for study in storage.get_all_studies():
+        found[study.study_name] = storage.get_all_trials(study._study_id)
+    assert sorted(len(each) for each in found.values()) == [2, 2, 3, 3]
+    for name, each in found.items():
+        assert all(trial.state == TrialState.COMPLETE for trial in each)
+        if not name.endswith("-repeats"):
+            assert each[0].params["optimizer.lr"] == 1e-3
+            best = max(each, key=lambda trial: trial.value or 0.0)
+            repeats = [dict(word.split("=", 1) for word in trial.user_attrs["command"]) for trial in found[f"{name}-repeats"]]
+            assert [float(words["optimizer.lr"]) for words in repeats] == [best.params["optimizer.lr"]] * 2
+            assert [words["seed"] for words in repeats] == ["0", "1"]
+
+
+def test_a_failing_cell_costs_its_own_runs_only(tmp_path: Path) -> None:
+    cells = ["trainer.epochs=1", "dataset.shots=2,100000", "seed=0,1"]
+    assert sweep(tmp_path / "out", *cells).wait(timeout=120) == 0  # half of the runs are done, and the policy allows it
+    assert len(done(tmp_path / "out")) == 2
+    failed = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.FAIL]
+    assert len(failed) == 2
+    assert all("dataset.shots=100000" in trial.user_attrs["reason"] for trial in failed)
+    assert sweep(tmp_path / "out", *cells, "search.max_failure_rate=0.2").wait(timeout=120) == 1
+
+
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    grid = ["trainer.epochs=2", "optimizer.lr=1e-3,1e-2", "seed=0,1,2"]
+    both = [sweep(tmp_path / "out", *grid) for _ in range(2)]
+    assert [child.wait(timeout=240) for child in both] == [0, 0], (tmp_path / "out.log").read_text()[-3000:]
+    assert len(done(tmp_path / "out")) == 6
+    ended = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.COMPLETE]
+    assert len(ended) == 6
+    assert len({trial.user_attrs["holder"]["pid"] for trial in ended}) == 2
+
+
+def test_several_objectives_give_a_pareto_set(tmp_path: Path) -> None:
+    search = [
+        "trainer.epochs=1", "optimizer.lr=interval(0.001,0.01)", "search.n_trials=2", "search.sampler=random",
+        "search.objectives=[val/acc,train/seconds]", "search.pruner=none",
+    ]  # fmt: skip
+    assert sweep(tmp_path / "out", *search).wait(timeout=120) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    for trial in trials(tmp_path / "out"):
+        (result,) = [
+            json.loads(path.read_text())
+            for path in (tmp_path / "out/s").glob("*/result.json")
+            if path.parent.name == trial.user_attrs["folder"]
+        ]
+        assert trial.values == [result["metrics"]["val"]["acc"], result["seconds"]]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_launchers_run_a_grid(launcher: str, tmp_path: Path) -> None:
+    words = [f"hydra/launcher={launcher}", "trainer.epochs=1", "seed=0,1"]
+    assert sweep(tmp_path / "out", *words).wait(timeout=180) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert len(done(tmp_path / "out")) == 2
+    assert all(trial.state == TrialState.COMPLETE for trial in trials(tmp_path / "out"))
