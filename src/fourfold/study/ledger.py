@@ -52,6 +52,8 @@ class Ledger:
         sampler: Makes the sampler of a cell.
         pruner: Of all cells.
         max_retries: How often a trial whose process died is put back.
+        begin_at: From 0 to 1, where in the list of cells this process looks first. Processes that begin apart seldom want the
+            same thing at once, such as a backbone that has to be pretrained.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Ledger:
         sampler: Callable[[Cell], BaseSampler],
         pruner: BasePruner,
         max_retries: int,
+        begin_at: float = 0.0,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
         self._max_retries = max_retries
-        self._cells = {f"{study}/{cell.name}": cell for cell in cells}
+        first = int(begin_at * len(cells))
+        self._cells = {f"{study}/{cell.name}": cell for cell in (*cells[first:], *cells[:first])}
         self._studies = {
             name: persevere(
                 partial(

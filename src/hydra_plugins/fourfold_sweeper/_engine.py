@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
 
 log = logging.getLogger(__name__)
-WORKER = "FOURFOLD_WORKER"  # environment variable of a process that another one reports for
+WORKER = "FOURFOLD_WORKER"  # environment variable of a process that another one reports for: where it begins, 0 to 1
 POLL = 1.0  # seconds between two looks at trials that other processes hold
 
 
@@ -103,6 +103,7 @@ def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> L
         lambda cell: sampler(config.search.sampler, config.search.seed, cell.space, goals),
         pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs),
         config.search.max_retries,
+        begin_at=float(os.environ.get(WORKER, 0)),
     )
 
 
@@ -189,7 +190,7 @@ def _work_together(workers: int, folder: Path, show: Callable[[], None]) -> None
     logs.mkdir(exist_ok=True)
     children = []
     for i in range(count):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), WORKER: str(i)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), WORKER: str(i / count)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         with (logs / f"{i}.log").open("a") as out:
