@@ -64,7 +64,7 @@ def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_pat
     found: dict[str, list[optuna.trial.FrozenTrial]] = {}
     storage = open_storage("journal", tmp_path / "out/s")
     for study in storage.get_all_studies():
-        found[study.study_name] = storage.get_all_trials(study._study_id)
+        found[study.study_name.rpartition("#")[0]] = storage.get_all_trials(study._study_id)
     assert sorted(len(each) for each in found.values()) == [2, 2, 3, 3]
     for name, each in found.items():
         assert all(trial.state == TrialState.COMPLETE for trial in each)

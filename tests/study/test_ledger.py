@@ -52,9 +52,11 @@ while not ledger.is_done():
 """
 
 
-def make(storage: optuna.storages.BaseStorage, cells: list[Cell] = CELLS, max_retries: int = 50) -> Ledger:
+def make(storage: optuna.storages.BaseStorage, cells: list[Cell] = CELLS, max_retries: int = 50, **options) -> Ledger:
     pruner = optuna.pruners.NopPruner()
-    return Ledger(storage, "s", cells, ["maximize"], lambda cell: sampler("random", 0, cell.space), pruner, max_retries)
+    return Ledger(
+        storage, "s", cells, ["maximize"], lambda cell: sampler("random", 0, cell.space), pruner, max_retries, **options
+    )
 
 
 def states(storage: optuna.storages.BaseStorage) -> dict[str, Counter[str]]:
@@ -109,6 +111,32 @@ def test_a_trial_that_dies_too_often_is_given_up(tmp_path: Path) -> None:
     (study,) = optuna.get_all_study_summaries(open_storage("journal", tmp_path))
     last = optuna.load_study(study_name=study.study_name, storage=open_storage("journal", tmp_path)).trials[-1]
     assert last.user_attrs["reason"] == "its process died 3 times"
+
+
+def test_a_failed_grid_point_is_tried_again_when_asked_and_a_failed_trial_is_not(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    first = make(storage, [CELLS[2], Cell("c", (), (), SPACE, 1)])
+    for _ in range(2):
+        job = first.take()
+        assert job is not None
+        first.end(job.trial_id, TrialState.FAIL)
+    assert first.is_done()
+    assert make(storage, [CELLS[2]]).take() is None
+    for _ in range(2):  # two processes at once
+        again = make(storage, [CELLS[2], Cell("c", (), (), SPACE, 1)], retry_failed=True)
+    job = again.take()
+    assert job is not None
+    assert job.cell == CELLS[2].name
+    assert again.take() is None
+
+
+def test_another_command_in_the_same_study_has_cells_of_its_own(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    job = make(storage, [Cell("seed=0", ("freeze_strategy=full", "seed=0"), ({},), {}, 1)]).take()
+    assert job is not None
+    other = make(storage, [Cell("seed=0", ("freeze_strategy=head", "seed=0"), ({},), {}, 1)]).take()
+    assert other is not None
+    assert other.overrides == ("freeze_strategy=head", "seed=0")
 
 
 def test_a_living_holder_is_left_alone_and_a_dead_one_is_not(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ whose holder has died puts it back in the queue. Every step may be cut short by 
   decided by trial numbers, which the storage hands out once, so that all processes decide alike.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
@@ -46,12 +50,14 @@ class Ledger:
 
     Args:
         storage: See `study.storage`.
-        study: Name of the whole; each cell's Optuna study is called `<study>/<cell>`.
+        study: Name of the whole; each cell's Optuna study is called `<study>/<cell>#<hash>`, with a hash of all that is
+            fixed and searched in it: another command in the same study has cells of its own.
         cells: What is to be done.
         directions: `maximize` or `minimize` of each objective.
         sampler: Makes the sampler of a cell.
         pruner: Of all cells.
         max_retries: How often a trial whose process died is put back.
+        retry_failed: Whether a grid point that has failed is tried again. A failed trial of a search counts as tried.
         begin_at: From 0 to 1, where in the list of cells this process looks first. Processes that begin apart seldom want the
             same thing at once, such as a backbone that has to be pretrained.
     """
@@ -65,13 +71,15 @@ class Ledger:
         sampler: Callable[[Cell], BaseSampler],
         pruner: BasePruner,
         max_retries: int,
+        *,
+        retry_failed: bool = False,
         begin_at: float = 0.0,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
         self._max_retries = max_retries
         first = int(begin_at * len(cells))
-        self._cells = {f"{study}/{cell.name}": cell for cell in (*cells[first:], *cells[:first])}
+        self._cells = {_study_name(study, cell): cell for cell in (*cells[first:], *cells[:first])}
         self._studies = {
             name: persevere(
                 partial(
@@ -87,11 +95,12 @@ class Ledger:
             for name, cell in self._cells.items()
         }
         for name, cell in self._cells.items():
-            self._enqueue(self._studies[name], cell)
+            self._enqueue(self._studies[name], cell, retry_failed)
 
-    def _enqueue(self, study: Study, cell: Cell) -> None:
+    def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
         """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
-        there = {_key(trial) for trial in self._trials(study)}
+        trials = self._trials(study)
+        there = {_key(trial) for trial in (_standing(trials, cell) if retry_failed else trials)}
         for i, point in enumerate(cell.points):
             if f"p{i}" not in there:
                 told = [] if cell.space else list(point.values())
@@ -147,8 +156,7 @@ class Ledger:
         """Whether this trial's key stands already, or the budget was used up before it."""
         trials = self._trials(study)
         mine = _key(next(trial for trial in trials if trial.number == number))
-        standing = [trial for trial in trials if not _is_void(trial) and not _is_interrupted(trial)]
-        if any(_key(trial) == mine and trial.number < number for trial in standing):
+        if any(_key(trial) == mine and trial.number < number for trial in _standing(trials, cell)):
             return True
         first: dict[str, int] = {}
         for trial in trials:
@@ -250,6 +258,19 @@ def end(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence
     return persevere(tell)
 
 
+def _study_name(study: str, cell: Cell) -> str:
+    space = {key: distribution_to_json(distribution) for key, distribution in sorted(cell.space.items())}
+    fixed = sorted(override for override in cell.fixed if not re.match(r"[+~]*hydra[./]", override))
+    digest = hashlib.sha256(json.dumps([fixed, space]).encode()).hexdigest()[:8]
+    return f"{study}/{cell.name}#{digest}"
+
+
+def _standing(trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
+    """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed."""
+    final = (*UNFINISHED, TrialState.COMPLETE, TrialState.PRUNED, *([TrialState.FAIL] if cell.space else []))
+    return [trial for trial in trials if trial.state in final and not _is_void(trial) and not _is_interrupted(trial)]
+
+
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "pruned",
@@ -270,7 +291,7 @@ def view(storage: BaseStorage) -> list[TrialView]:
 
 def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
     latest = {_key(trial): trial for trial in trials if not _is_void(trial)}
-    return [_view(study.partition("/")[2], trial) for trial in latest.values()]
+    return [_view(study.partition("/")[2].rpartition("#")[0], trial) for trial in latest.values()]
 
 
 def kept(folder: Path) -> list[TrialView]:

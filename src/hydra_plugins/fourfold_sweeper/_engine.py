@@ -55,12 +55,12 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
     cells = _cells(sweeper, overrides)
     config = _config(sweeper, cells[0])
     storage = open_storage(sweeper.storage, folder)
+    ledger = _ledger(storage, config, cells)
     if sweeper.workers != 1:
         with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True) as display:
             _work_together(sweeper.workers, folder, lambda: display.update(view(storage)) if display.due else None)
             display.update(view(storage))
     deadline = time.time() + seconds(config.search.timeout) if config.search.timeout else None
-    ledger = _ledger(storage, config, cells)
     returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
     searched = [cell for cell in cells if cell.space]
     if searched and config.search.repeats and ledger.is_done():
@@ -103,6 +103,7 @@ def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> L
         lambda cell: sampler(config.search.sampler, config.search.seed, cell.space, goals),
         pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs),
         config.search.max_retries,
+        retry_failed=WORKER not in os.environ,  # once for each time that the command is typed
         begin_at=float(os.environ.get(WORKER, 0)),
     )
 
