@@ -18,6 +18,7 @@ CONF = ROOT / "conf"
 
 GROUND = {"config", "scores"}
 FACTS = {
+    "checks",
     "files",
     "groups",
     "identity",

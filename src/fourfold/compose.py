@@ -16,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from fourfold import groups, identity
-from fourfold.config import ConfigError, RunConfig, validate
+from fourfold.checks import validate
+from fourfold.config import ConfigError, RunConfig
 from fourfold.explain import COMPOSITION_ERRORS, explain, unknown_key
 
 if TYPE_CHECKING:

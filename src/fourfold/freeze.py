@@ -112,7 +112,7 @@ def _last_blocks(model: "TransferModel", count: int) -> frozenset[str]:
 
 def _count(blocks: int | float | None, available: int) -> int:
     """How many blocks `freeze_strategy.blocks` asks for: a count, or (up to 1.0, as a float) a fraction, rounded up."""
-    assert blocks is not None  # config.validate has refused it
+    assert blocks is not None  # checks.validate has refused it
     if isinstance(blocks, float) and blocks <= 1:
         return math.ceil(blocks * available)
     if blocks != int(blocks) or blocks > available:

@@ -10,8 +10,9 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from fourfold.checks import seconds
 from fourfold.compose import compose
-from fourfold.config import SEARCH_PRUNERS, SEARCH_SAMPLERS, ConfigError, seconds
+from fourfold.config import SEARCH_PRUNERS, SEARCH_SAMPLERS, ConfigError
 from fourfold.study import samplers
 from fourfold.study.samplers import pruner, sampler
 

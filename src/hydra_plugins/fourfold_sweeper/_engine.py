@@ -18,8 +18,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.storages import BaseStorage
 
+from fourfold.checks import seconds
 from fourfold.compose import canonical, to_run_config
-from fourfold.config import RunConfig, seconds
+from fourfold.config import RunConfig
 from fourfold.files import write_text
 from fourfold.interrupts import listening
 from fourfold.study.ledger import Job, Ledger, view

@@ -1,0 +1,272 @@
+"""What cannot run is refused here, before torch, data or device are touched: one sentence for each mistake."""
+
+import re
+
+from fourfold.config import (
+    AUGMENTATIONS,
+    CLASS_WEIGHTS,
+    COLLATES,
+    DATASET_SOURCES,
+    DEVICES,
+    LOSSES,
+    MODEL_SOURCES,
+    NORM_STATS,
+    PRECISIONS,
+    SAMPLERS,
+    SCHEDULES,
+    SEARCH_PRUNERS,
+    SEARCH_SAMPLERS,
+    TASKS,
+    TRAINABLE,
+    WANDB_MODES,
+    ConfigError,
+    RunConfig,
+    nearest,
+)
+
+
+def validate(config: RunConfig) -> None:
+    """Refuse what cannot run, before torch, data or device are touched.
+
+    Raises:
+        ConfigError: one sentence with the key, the value, what is allowed, and the cure.
+    """
+    for check in (
+        _check_names,
+        _check_numbers,
+        _check_dataset,
+        _check_model,
+        _check_freeze,
+        _check_trainer,
+        _check_loss,
+        _check_search,
+    ):
+        check(config)
+
+
+def seconds(duration: str) -> float:
+    """How long `8h`, `30m`, `90s` or `1h30m` is.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    parts = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s)?\s*", duration)
+    total = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0.0
+    if total <= 0:
+        raise ConfigError(f"search.timeout={duration} is no time that a search could take: write it as 8h, 30m, 90s or 1h30m")
+    return total
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
+
+
+def _check_names(config: RunConfig) -> None:
+    trainer, loader = config.trainer, config.dataset.loader
+    for key, value, allowed in (
+        ("dataset.source", config.dataset.source, DATASET_SOURCES),
+        ("dataset.task", config.dataset.task, TASKS),
+        ("dataset.loader.sampler", loader.sampler, SAMPLERS),
+        ("dataset.loader.collate", loader.collate, COLLATES),
+        ("model.source", config.model.source, MODEL_SOURCES),
+        ("freeze_strategy.trainable", config.freeze_strategy.trainable, TRAINABLE),
+        ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
+        ("scheduler.name", config.scheduler.name, SCHEDULES),
+        ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
+        ("trainer.precision", trainer.precision, PRECISIONS),
+        ("trainer.device", trainer.device, DEVICES),
+        ("trainer.loss.name", trainer.loss.name, LOSSES),
+        ("trainer.loss.class_weights", trainer.loss.class_weights, CLASS_WEIGHTS),
+        ("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES),
+        ("search.sampler", config.search.sampler, SEARCH_SAMPLERS),
+        ("search.pruner", config.search.pruner, SEARCH_PRUNERS),
+    ):
+        _one_of(key, value, allowed)
+
+
+def _check_numbers(config: RunConfig) -> None:
+    data, trainer, freeze, schedule = config.dataset, config.trainer, config.freeze_strategy, config.scheduler
+    lowest = {
+        "trainer.epochs": (trainer.epochs, 1),
+        "trainer.batch_size": (trainer.batch_size, 1),
+        "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
+        "trainer.accumulate": (trainer.accumulate, 1),
+        "trainer.val_every": (trainer.val_every, 1),
+        "trainer.patience": (trainer.patience, 1),
+        "trainer.threads": (trainer.threads, 1),
+        "trainer.limit_train_batches": (trainer.limit_train_batches, 1),
+        "trainer.limit_eval_batches": (trainer.limit_eval_batches, 1),
+        "dataset.train_size": (data.train_size, 1),
+        "dataset.shots": (data.shots, 1),
+        "dataset.val_size": (data.val_size, 1),
+        "dataset.test_size": (data.test_size, 1),
+        "dataset.in_chans": (data.in_chans, 1),
+        "dataset.loader.num_workers": (data.loader.num_workers, 0),
+        "freeze_strategy.unfreeze_every": (freeze.unfreeze_every, 1),
+        "freeze_strategy.unfreeze_blocks": (freeze.unfreeze_blocks, 1),
+        "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
+        "scheduler.warmup_epochs": (schedule.warmup_epochs, 0),
+        "scheduler.patience": (schedule.patience, 0),
+        "trainer.checkpoint_seconds": (trainer.checkpoint_seconds, 0),
+        "transform.mixup": (config.transform.mixup, 0),
+        "transform.cutmix": (config.transform.cutmix, 0),
+        "trainer.loss.gamma": (trainer.loss.gamma, 0),
+        "search.n_trials": (config.search.n_trials, 1),
+        "search.repeats": (config.search.repeats, 0),
+        "search.max_retries": (config.search.max_retries, 0),
+        "search.seed": (config.search.seed, 0),
+    }
+    for key, (value, low) in lowest.items():
+        if value is not None and value < low:
+            raise ConfigError(f"{key}={value} is too small: choose {low} or more")
+    positive = {
+        "optimizer.lr": config.optimizer.lr,
+        "trainer.clip_norm": trainer.clip_norm,
+        "freeze_strategy.backbone_lr_mult": freeze.backbone_lr_mult,
+        "freeze_strategy.finetune_lr_mult": freeze.finetune_lr_mult,
+    }
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key}={value} is not a positive number: choose one above 0")
+    fractions = {
+        "dataset.fraction": (data.fraction, "above 0 and at most 1", 0 < (data.fraction or 1) <= 1),
+        "dataset.val_fraction": (data.val_fraction, "above 0 and below 1", 0 < data.val_fraction < 1),
+        "dataset.test_fraction": (data.test_fraction, "above 0 and below 1", 0 < data.test_fraction < 1),
+        "freeze_strategy.layer_decay": (freeze.layer_decay, "above 0 and at most 1", 0 < freeze.layer_decay <= 1),
+        "trainer.ema_decay": (trainer.ema_decay, "between 0 and 1", 0 < (trainer.ema_decay or 0.5) < 1),
+        "trainer.loss.label_smoothing": (
+            trainer.loss.label_smoothing,
+            "from 0 up to, but not, 1",
+            0 <= trainer.loss.label_smoothing < 1,
+        ),
+        "scheduler.min_factor": (schedule.min_factor, "from 0 to 1", 0 <= schedule.min_factor <= 1),
+        "scheduler.gamma": (schedule.gamma, "above 0 and below 1", 0 < schedule.gamma < 1),
+        "search.max_failure_rate": (config.search.max_failure_rate, "from 0 to 1", 0 <= config.search.max_failure_rate <= 1),
+        "transform.min_scale": (config.transform.min_scale, "above 0 and at most 1", 0 < config.transform.min_scale <= 1),
+    }
+    for key, (value, allowed, holds) in fractions.items():
+        if not holds:
+            raise ConfigError(f"{key}={value} is out of range: choose a number {allowed}")
+
+
+def _check_dataset(config: RunConfig) -> None:
+    data = config.dataset
+    sizes = {"train_size": data.train_size, "fraction": data.fraction, "shots": data.shots}
+    given = [f"dataset.{key}={value}" for key, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} both set the number of training images: give one of them")
+    if data.task != "classification" and data.shots is not None:
+        raise ConfigError(f"dataset.shots={data.shots} needs classes, but dataset.task={data.task}: use dataset.train_size")
+    if (data.source == "target") != (data._target_ is not None):
+        raise ConfigError(
+            f"dataset.source={data.source} with dataset._target_={data._target_}: "
+            "a dataset of your own needs dataset.source=target and dataset._target_=package.module.function"
+        )
+    if (data.loader.sampler == "subset") != (data.loader.subset is not None):
+        raise ConfigError(
+            f"dataset.loader.sampler={data.loader.sampler} with dataset.loader.subset={data.loader.subset}: "
+            "sampler=subset and a list of positions belong together"
+        )
+    if data.loader.persistent_workers and data.loader.num_workers == 0:
+        raise ConfigError(
+            "dataset.loader.persistent_workers=true needs workers: "
+            "give dataset.loader.num_workers=1 or more, or set it to false"
+        )
+
+
+def _check_model(config: RunConfig) -> None:
+    model = config.model
+    if (model.source == "target") != (model._target_ is not None):
+        raise ConfigError(
+            f"model.source={model.source} with model._target_={model._target_}: "
+            "a model of your own needs model.source=target and model._target_=package.module.function"
+        )
+    if model.source == "hf_hub" and model.name.count("/") != 1:
+        raise ConfigError(f"model.name={model.name} is not a Hub repository: give model.name=owner/repo")
+    if model.source == "torch_hub" and (model.repo is None or model.trust is None):
+        raise ConfigError(
+            f"model=torch_hub with model.repo={model.repo} and model.trust={model.trust}: give model.repo=owner/name, and "
+            "model.trust=true if you have read that repository's code, which will run on this machine"
+        )
+    if model.source == "torch_hub" and not model.trust:
+        raise ConfigError(
+            f"model.trust={str(model.trust).lower()} forbids running the code of {model.repo}: "
+            "give model.trust=true if you have read it, or choose another model"
+        )
+
+
+def _check_freeze(config: RunConfig) -> None:
+    model, freeze = config.model, config.freeze_strategy
+    if freeze.trainable == "last_blocks" and freeze.blocks is None:
+        raise ConfigError("freeze_strategy.blocks=null, but last_blocks needs a count (2) or a fraction (0.25): give one")
+    if freeze.blocks is not None and freeze.blocks <= 0:
+        raise ConfigError(
+            f"freeze_strategy.blocks={freeze.blocks} trains no block: choose 1 or more, or freeze=classifier_only"
+        )
+    if freeze.unfreeze_every is not None and freeze.probe_epochs is not None:
+        raise ConfigError(
+            f"freeze_strategy.unfreeze_every={freeze.unfreeze_every} and freeze_strategy.probe_epochs={freeze.probe_epochs} "
+            "are two different orders of unfreezing: set one of them to null"
+        )
+    if not freeze.pretrained and freeze.trainable != "all":
+        raise ConfigError(
+            f"freeze_strategy.pretrained=false with freeze_strategy.trainable={freeze.trainable} would freeze random weights: "
+            "use trainable=all, or pretrained=true"
+        )
+    if freeze.pretrained and model.weights is None and freeze.trainable != "all":
+        raise ConfigError(
+            f"model.weights=null with freeze={freeze.name} would freeze random weights: "
+            "give model.weights=default or a file, or freeze=from_scratch"
+        )
+
+
+def _check_trainer(config: RunConfig) -> None:
+    trainer = config.trainer
+    if trainer.batch_size % trainer.accumulate:
+        raise ConfigError(
+            f"trainer.accumulate={trainer.accumulate} does not divide trainer.batch_size={trainer.batch_size}: "
+            "choose a divisor, since batch_size counts the images of one optimizer step"
+        )
+    if trainer.precision == "fp16" and trainer.device == "cpu":
+        raise ConfigError("trainer.precision=fp16 needs a GPU, but trainer.device=cpu: choose bf16 or fp32")
+
+
+def _check_loss(config: RunConfig) -> None:
+    data, trainer = config.dataset, config.trainer
+    loss_of = {"classification": ("cross_entropy", "focal"), "multilabel": ("bce", "focal"), "regression": ("mse",)}
+    if trainer.loss.name != "auto" and trainer.loss.name not in loss_of[data.task]:
+        raise ConfigError(
+            f"trainer.loss.name={trainer.loss.name} does not fit dataset.task={data.task}: "
+            f"choose auto or {' or '.join(loss_of[data.task])}"
+        )
+    if data.task != "classification":
+        for key, value, off in (
+            ("trainer.loss.label_smoothing", trainer.loss.label_smoothing, 0),
+            ("trainer.loss.class_weights", trainer.loss.class_weights, "none"),
+            ("transform.mixup", config.transform.mixup, 0),
+            ("transform.cutmix", config.transform.cutmix, 0),
+        ):
+            if value != off:
+                raise ConfigError(f"{key}={value} needs dataset.task=classification, not {data.task}: set it to {off}")
+        if data.loader.sampler == "weighted":
+            raise ConfigError(f"dataset.loader.sampler=weighted balances classes, but dataset.task={data.task}: use random")
+    if trainer.loss.name == "focal" and (config.transform.mixup or config.transform.cutmix or trainer.loss.label_smoothing):
+        raise ConfigError(
+            "trainer.loss.name=focal takes hard labels only: set transform.mixup, transform.cutmix and "
+            "trainer.loss.label_smoothing to 0, or choose cross_entropy"
+        )
+
+
+def _check_search(config: RunConfig) -> None:
+    search = config.search
+    if search.timeout is not None:
+        seconds(search.timeout)
+    if len(search.objectives) > 1 and search.pruner != "none":
+        raise ConfigError(
+            f"search.pruner={search.pruner} cannot judge {len(search.objectives)} objectives at once: add search.pruner=none"
+        )
+    if len(search.objectives) > 1 and search.sampler == "cmaes":
+        raise ConfigError(
+            f"search.sampler=cmaes follows one objective, not {len(search.objectives)}: choose nsgaii, tpe, gp, qmc or random"
+        )
