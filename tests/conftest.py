@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ def _root() -> Path:
 
 
 ROOT = _root()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background was told to ignore Ctrl-C
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
 os.environ |= {

@@ -283,3 +283,13 @@ def test_a_second_interrupt_ends_the_process_as_ever() -> None:
         assert wish()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.listening() as wish:
+            signal.raise_signal(signal.SIGINT)
+            assert not wish()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -19,12 +19,16 @@ class Wish:
 
 @contextmanager
 def listening() -> Iterator[Wish]:
-    """The first Ctrl-C or SIGTERM sets the wish; a second one ends the process as it always did."""
+    """The first Ctrl-C or SIGTERM sets the wish; a second one ends the process as it always did.
+
+    A signal that is ignored stays so: a shell lets what it starts in the background ignore the Ctrl-C meant for others.
+    """
     wish = Wish()
     if threading.current_thread() is not threading.main_thread():
         yield wish  # Python delivers signals to the main thread only
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         wish.signal = number

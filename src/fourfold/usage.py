@@ -72,7 +72,9 @@ def usage(dirs: Sequence[Path] = ()) -> str:
 def _table(title: str, rows: dict[str, str], width: int) -> str:
     column = max(map(len, rows)) + 4
     lines = (
-        textwrap.wrap(f"{f'  {name}':{column}}{text}", max(width, column + 40), subsequent_indent=" " * column)
+        textwrap.wrap(
+            f"{f'  {name}':{column}}{text}", max(width, column + 40), subsequent_indent=" " * column, break_on_hyphens=False
+        )
         for name, text in rows.items()
     )
     return "\n".join((title, *("\n".join(wrapped) for wrapped in lines)))

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -207,7 +206,7 @@ def _work_together(workers: int, folder: Path, show: Callable[[], None]) -> None
     finally:
         for child in children:
             if child.poll() is None:
-                child.send_signal(signal.SIGINT)
+                child.terminate()
         for child in children:
             child.wait()
     if asked_to_stop():
