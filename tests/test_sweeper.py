@@ -111,6 +111,14 @@ def test_several_objectives_give_a_pareto_set(tmp_path: Path) -> None:
         assert trial.values == [result["metrics"]["val"]["acc"], result["seconds"]]
 
 
+def test_an_objective_that_nobody_measures_fails_with_its_own_reason(tmp_path: Path) -> None:
+    words = ["trainer.epochs=1", "seed=0,1", "search.objectives=[val/accc]"]
+    assert sweep(tmp_path / "out", *words).wait(timeout=120) == 0  # the runs themselves are whole
+    failed = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.FAIL]
+    assert len(failed) == 2
+    assert all("search.objectives=val/accc is not measured" in trial.user_attrs["reason"] for trial in failed)
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_run_a_grid(launcher: str, tmp_path: Path) -> None:
     words = [f"hydra/launcher={launcher}", "trainer.epochs=1", "seed=0,1"]

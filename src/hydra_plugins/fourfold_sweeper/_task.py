@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from fourfold.compose import to_run_config
-from fourfold.config import RunConfig
+from fourfold.config import ConfigError, RunConfig
 from fourfold.files import read_json
 from fourfold.study import lease, ledger
 from fourfold.study.objectives import directions, values_of
@@ -63,6 +63,14 @@ def _tell(
     def note(key: str, value: Any) -> None:
         persevere(lambda: storage.set_trial_user_attr(trial_id, key, value))
 
+    values: list[float] = []
+    if failure is None and not handle.pruned:
+        result = read_json(folder / "result.json")
+        note("seconds", result["seconds"])
+        try:
+            values = values_of(result, config)
+        except ConfigError as error:  # an objective that nobody measures
+            failure = error
     if failure is not None:
         note("reason", str(failure))
         ledger.end(storage, trial_id, TrialState.FAIL)
@@ -70,9 +78,6 @@ def _tell(
     if handle.pruned:
         ledger.end(storage, trial_id, TrialState.PRUNED)
         return None
-    result = read_json(folder / "result.json")
-    values = values_of(result, config)
-    note("seconds", result["seconds"])
     ledger.end(storage, trial_id, TrialState.COMPLETE, values)
     return values[0] if len(values) == 1 else values
 
