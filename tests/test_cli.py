@@ -375,3 +375,11 @@ def test_what_cannot_run_is_refused_before_its_start_is_trained(tmp_path: Path, 
     with pytest.raises(ConfigError, match=r"freeze_strategy\.blocks=99, but this model has"):
         cli.execute(refused, tmp_path / "run")
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_an_interval_needs_the_sweeper_that_searches() -> None:
+    from fourfold import multirun
+
+    with pytest.raises(ConfigError, match=r"interval\(1e-5,1e-1\)\) is an interval, .* add hydra/sweeper=fourfold"):
+        multirun.plan(["search=lr"])
+    assert multirun.plan(["search=lr", "hydra/sweeper=fourfold"]).max_failure_rate == 1.0

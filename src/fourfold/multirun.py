@@ -14,10 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from fourfold import groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
+from fourfold.config import ConfigError
 
 # whose `params` are overrides like those of the command line
 _OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
-_SWEEPERS = ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper", _OURS)
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_SWEEPERS = (_BASIC, _OURS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
         if len(merged) > len(overrides):
             merged.append("hydra.sweeper.params=null")
         parsed = _parsed(merged, dirs)
+        _refuse_intervals(parsed, cfg.hydra.sweeper.get("_target_"))
         study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
         folders = []
         for point in _points(parsed):
@@ -58,6 +61,16 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
             folders.append(Path(job.hydra.sweep.dir))
     ours = cfg.hydra.sweeper.get("_target_") == _OURS
     return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
+
+
+def _refuse_intervals(parsed: Sequence[Override], sweeper: str | None) -> None:
+    """Hydra's own sweeper can only list values."""
+    for override in parsed:
+        if sweeper == _BASIC and override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(
+                f"{override.input_line} is an interval, which Hydra's basic sweeper cannot search: "
+                "add hydra/sweeper=fourfold, or list values with commas"
+            )
 
 
 def _params(cfg: DictConfig, overrides: Sequence[str], dirs: Sequence[Path]) -> list[str]:

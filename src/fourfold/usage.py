@@ -45,7 +45,7 @@ EXAMPLES = (
     "fourfold model=timm model.name=vit_tiny_patch16_224 freeze=lp_ft dataset=dtd",
     "fourfold dataset=image_folder dataset.root=my_photos freeze=last_blocks freeze.blocks=2",
     "fourfold -m freeze=classifier_only,full,from_scratch seed=0,1,2 study=my_study",
-    "fourfold -m search=lr hydra/launcher=joblib",
+    "fourfold -m hydra/sweeper=fourfold search=lr hydra/launcher=joblib",
     "fourfold -m experiment=quadrants_embedded",
     "fourfold info model=resnet18 freeze=last_blocks",
     "fourfold report outputs/my_study",
