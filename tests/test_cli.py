@@ -34,7 +34,8 @@ class Runs(list[tuple[RunConfig, Path]]):
         error = self.fail_on(config)
         if error is not None:
             raise error
-        result = {"run_id": run_id, "overrides": overrides, "best_epoch": 0, "metrics": {"test": {"acc": 0.5}}}
+        metrics = {"train": {"loss": 1.0}, "val": {"acc": 0.5}, "test": {"acc": 0.5}}
+        result = {"run_id": run_id, "overrides": overrides, "best_epoch": 0, "metrics": metrics, "seconds": 1.0, "params": {}}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(result))
         return result
@@ -52,12 +53,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 @pytest.fixture
 def finished(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Studies for which a report was asked for."""
+    import fourfold.report as module
+    from fourfold.report import status
+
     asked: list[Path] = []
-    module = types.ModuleType("fourfold.report")
-    module.finish = asked.append  # type: ignore[attr-defined]
-    module.build = lambda folder: folder / "report.html"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "fourfold.report", module)
-    monkeypatch.setattr(fourfold, "report", module, raising=False)
+    monkeypatch.setattr(module, "finish", asked.append)
+    monkeypatch.setattr(module, "build", lambda folder: folder / "report.html")
+    monkeypatch.setattr(status, "show", lambda folder, trials: None)
     return asked
 
 
@@ -130,16 +132,36 @@ def test_what_the_model_refuses_is_refused(door: Door, runs: Runs, capfd: pytest
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), SystemExit(3), ConfigError("7 blocks")])
-@pytest.mark.parametrize("batch", ["null", "1"])
-def test_a_failed_run_does_not_end_the_sweep(
-    door: Door, runs: Runs, finished: list[Path], capfd: pytest.CaptureFixture[str], error: BaseException, batch: str
+def test_a_failed_run_does_not_end_the_sweep_and_the_policy_decides_what_it_means(
+    door: Door,
+    runs: Runs,
+    finished: list[Path],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
     runs.fail_on = lambda config: error if config.seed == 0 else None
-    assert door("-m", *PLAIN, "seed=0,1,2", "study=mine", f"hydra.sweeper.max_batch_size={batch}") == 1
+    sweep = ("-m", *PLAIN, "seed=0,1,2", "study=mine")
+    assert door(*sweep) == 0
+    assert len(runs) == 3
+    assert finished == [Path("outputs/mine")]
+    assert capfd.readouterr().err.startswith(f"fourfold: {runs[0][1].name}: ")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    assert door(*sweep, "search.max_failure_rate=0") == 1
+    assert [config.seed for config, _ in runs[3:]] == [0]  # the same study: what is done is not done again
+    assert capfd.readouterr().err.endswith("fourfold: 1 of 3 runs failed: `fourfold status outputs/mine` says why\n")
+
+
+@pytest.mark.parametrize("batch", ["null", "1"])
+def test_hydras_own_sweeper_is_there_for_who_wants_it(
+    door: Door, runs: Runs, finished: list[Path], capfd: pytest.CaptureFixture[str], batch: str
+) -> None:
+    runs.fail_on = lambda config: RuntimeError("out of luck") if config.seed == 0 else None
+    basic = ("hydra/sweeper=basic", f"hydra.sweeper.max_batch_size={batch}")
+    assert door("-m", *PLAIN, "seed=0,1,2", "study=mine", *basic) == 1
     assert len(runs) == 3
     assert finished == [Path("outputs/mine")]
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].startswith(f"fourfold: {runs[0][1].name}: ")
     assert lines[1:] == ["fourfold: 1 of 3 runs failed: the same command runs them again, and nothing else"]
 
 
@@ -249,6 +271,8 @@ def test_torchrun_does_not_make_a_start_on_the_way(
         (["-m", "freeze=full,lp_ft", "freeze_strategy=full"], "give one of them"),
         (["optimizer=sgd,adamw"], "add -m"),
         (["info", "optimizer=sgdd"], "did you mean sgd?"),
+        (["-m", "seed=0,1", "sweep.wrokers=2"], "sweep.wrokers=2 names no key of sweep (storage, workers, "),
+        (["-m", "seed=0,1", "sweep.workers=many"], "sweep.workers=many is not a number of processes"),
     ],
 )
 def test_a_command_that_cannot_be_is_refused(
@@ -377,9 +401,9 @@ def test_what_cannot_run_is_refused_before_its_start_is_trained(tmp_path: Path, 
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_an_interval_needs_the_sweeper_that_searches() -> None:
+def test_an_interval_needs_a_sweeper_that_searches() -> None:
     from fourfold import multirun
 
-    with pytest.raises(ConfigError, match=r"interval\(1e-5,1e-1\)\) is an interval, .* add hydra/sweeper=fourfold"):
-        multirun.plan(["search=lr"])
-    assert multirun.plan(["search=lr", "hydra/sweeper=fourfold"]).max_failure_rate == 1.0
+    with pytest.raises(ConfigError, match=r"interval\(1e-5,1e-1\)\) is an interval, .* leave hydra/sweeper=basic out"):
+        multirun.plan(["search=lr", "hydra/sweeper=basic"])
+    assert multirun.plan(["search=lr"]).max_failure_rate == 1.0

@@ -16,7 +16,7 @@ OPTIONS = groups.options((groups.conf_dir(),))
 QUADRANTS = sorted(set(OPTIONS["quadrant"]) - {"none"})
 EXPERIMENTS = sorted(OPTIONS["experiment"])
 EMBEDDED = [name for name in QUADRANTS if "/" not in name]
-STUDIES = [name for name in EXPERIMENTS if name.startswith("quadrants_")]
+STUDIES = [name for name in EXPERIMENTS if name.startswith("quadrants")]
 TEXTBOOK = {
     ("similar", "small"): "classifier_only",
     ("similar", "large"): "last_blocks",

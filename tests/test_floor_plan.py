@@ -138,7 +138,7 @@ def test_every_group_is_known_and_chosen_in_the_root_config() -> None:
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == GROUPS | {"hydra"}
     defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     chosen = {key.removeprefix("optional ") for entry in defaults if isinstance(entry, dict) for key in entry}
-    assert chosen - {"freeze"} == GROUPS
+    assert chosen - {"freeze", "override hydra/sweeper"} == GROUPS
 
 
 @pytest.mark.parametrize("path", options(), ids=lambda path: str(path.relative_to(CONF)))

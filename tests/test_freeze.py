@@ -64,7 +64,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, size: int, steps: in
 
 
 def sgd(model: models.TransferModel, groups: list[freeze.Group]) -> torch.optim.Optimizer:
-    return optim.create(model.net, groups, OptimizerConfig("sgd", 0.05, 0.1, 0.9, {}))
+    return optim.create(model.net, groups, OptimizerConfig("sgd", 0.05, 0.005, 0.1, 0.9, {}))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -80,7 +80,7 @@ def test_frozen_tensors_are_bit_identical_after_ten_steps_and_the_rest_learns(na
         if optimizer is None:
             optimizer = sgd(model, groups)
         else:
-            optim.extend(optimizer, model.net, groups, OptimizerConfig("sgd", 0.05, 0.1, 0.9, {}))
+            optim.extend(optimizer, model.net, groups, OptimizerConfig("sgd", 0.05, 0.005, 0.1, 0.9, {}))
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         assert {id(p) for p in held} == {id(p) for n, p in model.net.named_parameters() if n in phase.trainable}
         assert len(held) == len(phase.trainable)
@@ -182,7 +182,9 @@ def test_unfreezing_keeps_the_optimizer_state_of_what_was_trained() -> None:
     train(model.net, optimizer, 64, steps=2)
     momentum = optimizer.state[model.net.fc.weight]["momentum_buffer"].clone()
     freeze.apply(model.net, plan.phases[1], plan.norm_stats)
-    optim.extend(optimizer, model.net, [g for g in plan.groups if g.phase == 1], OptimizerConfig("sgd", 0.05, 0.1, 0.9, {}))
+    optim.extend(
+        optimizer, model.net, [g for g in plan.groups if g.phase == 1], OptimizerConfig("sgd", 0.05, 0.005, 0.1, 0.9, {})
+    )
     assert torch.equal(optimizer.state[model.net.fc.weight]["momentum_buffer"], momentum)
 
 

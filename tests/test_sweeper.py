@@ -1,4 +1,4 @@
-"""`-m hydra/sweeper=fourfold`: cells and searches that no kill and no failure can lose."""
+"""`-m`: cells and searches that no kill and no failure can lose."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TINY = [
 
 
 def sweep(folder: Path, *overrides: str) -> subprocess.Popen:
-    words = ["-m", "hydra/sweeper=fourfold", f"paths.outputs={folder}", "study=s", *TINY, *overrides]
+    words = ["-m", f"paths.outputs={folder}", "study=s", *TINY, *overrides]
     out = (folder.parent / f"{folder.name}.log").open("a")
     return subprocess.Popen([sys.executable, "-m", "fourfold", *words], stdout=out, stderr=subprocess.STDOUT)
 
@@ -58,7 +58,7 @@ def test_a_killed_grid_goes_on_and_redoes_nothing(tmp_path: Path) -> None:
 def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_path: Path) -> None:
     search = [
         "trainer.epochs=2", "optimizer=adamw,sgd", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "search.n_trials=3",
-        "search.repeats=2", "search.sampler=random", "search.enqueue=[{optimizer.lr: 1e-3}]", "search.pruner=none",
+        "search.repeats=2", "search.sampler=random", "search.enqueue=[{optimizer.lr: 3e-2}]", "search.pruner=none",
     ]  # fmt: skip
     assert sweep(tmp_path / "out", *search).wait(timeout=240) == 0, (tmp_path / "out.log").read_text()[-3000:]
     found: dict[str, list[optuna.trial.FrozenTrial]] = {}
@@ -69,7 +69,8 @@ def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_pat
     for name, each in found.items():
         assert all(trial.state == TrialState.COMPLETE for trial in each)
         if not name.endswith("-repeats"):
-            assert each[0].params["optimizer.lr"] == 1e-3
+            textbook = {"optimizer=adamw": 1e-4, "optimizer=sgd": 1e-3}[name.removeprefix("s/")]
+            assert [trial.params["optimizer.lr"] for trial in each[:2]] == [textbook, 3e-2]
             best = max(each, key=lambda trial: trial.value or 0.0)
             repeats = [dict(word.split("=", 1) for word in trial.user_attrs["command"]) for trial in found[f"{name}-repeats"]]
             assert [float(words["optimizer.lr"]) for words in repeats] == [best.params["optimizer.lr"]] * 2
@@ -125,3 +126,17 @@ def test_launchers_run_a_grid(launcher: str, tmp_path: Path) -> None:
     assert sweep(tmp_path / "out", *words).wait(timeout=180) == 0, (tmp_path / "out.log").read_text()[-3000:]
     assert len(done(tmp_path / "out")) == 2
     assert all(trial.state == TrialState.COMPLETE for trial in trials(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "gpus"),
+    [("auto", "3,7", ["3", "7"]), ("cuda", "GPU-1a", ["GPU-1a"]), ("auto", "", []), ("cpu", "3,7", [])],
+)
+def test_workers_get_the_gpus_that_are_visible(
+    device: str, visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fourfold.compose import compose
+    from hydra_plugins.fourfold_sweeper import _engine
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _engine._gpus(compose([f"trainer.device={device}"])) == gpus

@@ -168,14 +168,14 @@ def _show(asked: Invocation) -> None:
     """Leave it to Hydra: `--cfg`, `--info`, `--hydra-help`, tab completion."""
     import hydra
 
-    from fourfold.compose import HYDRA_VERSION_BASE, canonical, explained, register
+    from fourfold.compose import VERSION_BASE, canonical, explained, register
 
     register(asked.dirs)
     options = ["--config-name", asked.config_name, *(["--config-dir", asked.config_dir] if asked.config_dir else [])]
     with explained(asked.overrides, asked.dirs):
         # overrides first, since --info takes the next word for its own
         sys.argv = [sys.argv[0], *canonical(asked.overrides), *asked.flags, *options]
-        hydra.main(config_path=str(groups.conf_dir()), config_name=asked.config_name, version_base=HYDRA_VERSION_BASE)(task)()
+        hydra.main(config_path=str(groups.conf_dir()), config_name=asked.config_name, **VERSION_BASE)(task)()
 
 
 def _run(asked: Invocation) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import hydra
+import omegaconf
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 _EXPERIMENT = "experiment:"
 ROOT = "config"  # the primary config: conf/config.yaml
-HYDRA_VERSION_BASE = "1.3"
-_FREEZE_KEY = re.compile(r"^(?P<prefix>[+~]*)freeze(?=[=@.]|$)")
+# Hydra 1.4 has one set of defaults, and warns of the word
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+_SHORT = {  # the start of a key -> what it stands for
+    re.compile(r"^([+~]*)freeze(?=[=@.]|$)"): r"\1freeze_strategy",
+    re.compile(r"^([+~]*)sweep(?=\.)"): r"\1hydra.sweeper",
+}
 _FREEZE_CHOICE = re.compile(r"[+~]*(freeze|freeze_strategy)(?:@[^=]*)?(?:=|$)")
 
 
@@ -55,7 +60,7 @@ def explained(overrides: Sequence[str], dirs: Sequence[Path] = ()) -> Iterator[N
 
 
 def canonical(overrides: Sequence[str]) -> list[str]:
-    """Every override with `freeze_strategy` in place of its short name `freeze`.
+    """Every override with `freeze_strategy` in place of its short name `freeze`, and `hydra.sweeper.` in place of `sweep.`.
 
     Raises:
         ConfigError: both names choose an option.
@@ -63,7 +68,13 @@ def canonical(overrides: Sequence[str]) -> list[str]:
     chosen = {match[1] for override in overrides if (match := _FREEZE_CHOICE.match(override))}
     if len(chosen) > 1:
         raise ConfigError("freeze= and freeze_strategy= name the same option; give one of them")
-    return [_FREEZE_KEY.sub(r"\g<prefix>freeze_strategy", override, count=1) for override in overrides]
+    return [_long(override) for override in overrides]
+
+
+def _long(override: str) -> str:
+    for short, long in _SHORT.items():
+        override = short.sub(long, override, count=1)
+    return override
 
 
 def register(dirs: Sequence[Path] = ()) -> None:
@@ -108,7 +119,7 @@ def hydra_ready(dirs: Sequence[Path] = ()) -> Iterator["Hydra"]:
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(groups.conf_dir()), job_name="fourfold", version_base=HYDRA_VERSION_BASE):
+        with hydra.initialize_config_dir(str(groups.conf_dir()), job_name="fourfold", **VERSION_BASE):
             ready = GlobalHydra.instance().hydra
             assert ready is not None
             yield ready
@@ -212,4 +223,6 @@ def _run_folder(*, _root_: DictConfig) -> str:
     return identity.folder_name(asdict(settled(to_run_config(_root_), user_dirs(_root_.hydra))))
 
 
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+# OmegaConf 2.3 has an older function of the name that 2.4 gave it
+_register = OmegaConf.register_new_resolver if omegaconf.__version__.startswith("2.3") else OmegaConf.register_resolver
+_register("run_folder", _run_folder, replace=True)  # type: ignore[call-arg]

@@ -114,6 +114,7 @@ class OptimizerConfig:
 
     name: str
     lr: float  # peak learning rate of the head
+    small_lr: float  # what a textbook would call small: the first trial of every search of the rate
     weight_decay: float
     momentum: float
     kwargs: dict[str, Any]
@@ -235,7 +236,8 @@ class SearchConfig:
     seed: int  # of the sampler
     max_failure_rate: float  # share of failed runs above which the multirun ends with an error
     max_retries: int  # how often a run whose process died is run again
-    enqueue: list[dict[str, Any]]  # points that each cell tries first
+    enqueue: list[dict[str, Any]]  # points that each cell tries after the textbook's
+    warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then
 
 
 @dataclass

@@ -138,6 +138,11 @@ def _no_such_interpolation(error: InterpolationKeyError) -> str:
 def unknown_key(key: str, overrides: Sequence[str] = (), dirs: Sequence[Path] = ()) -> str:
     """The sentence for a key that the schema does not have."""
     given = next((each for each in overrides if re.match(rf"(\+\+|\+|~)?{re.escape(key)}(=|@|$)", each)), key)
+    sweeper, _, name = key.rpartition(".")
+    if sweeper == "hydra.sweeper":
+        known = [*yaml.safe_load((groups.conf_dir() / "hydra/sweeper/fourfold.yaml").read_text(encoding="utf-8"))]
+        known.remove("_target_")
+        return f"sweep.{given.rpartition('sweeper.')[2]} names no key of sweep ({', '.join(known)}){nearest(name, known)}"
     if key.split(".")[0] == "hydra":
         return f"{given} names no key of Hydra's own configuration: `fourfold --cfg hydra` shows it"
     parts = key.split("@")[0].split(".")

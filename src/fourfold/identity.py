@@ -26,6 +26,7 @@ NOT_IN_THE_RESULT = {
     "dataset.loader.pin_memory": "speed",
     "dataset.loader.persistent_workers": "speed",
     "model.trust": "a consent",
+    "optimizer.small_lr": "a point of a search; a run has its rate in optimizer.lr",
     "trainer.eval_batch_size": "speed",
     "trainer.checkpoint_seconds": "how often, not what",
     "trainer.device": "the same run on another machine; devices differ by rounding",
@@ -61,6 +62,13 @@ def folder_name(plain: dict[str, Any]) -> str:
     """`<dataset>-<model>-<strategy>-s<seed>-<run_id>`, safe on every file system."""
     names = (plain["dataset"]["name"], plain["model"]["name"], plain["freeze_strategy"]["name"])
     return "-".join((*map(_safe, names), f"s{plain['seed']}", run_id(plain)))
+
+
+def changes_the_result(override: str) -> bool:
+    """Whether a run is another one by an override: a study goes on with more trials, other workers or another logger."""
+    key = override.partition("=")[0].lstrip("+~").replace("/", ".")
+    labels = {"hydra", *NOT_IN_THE_RESULT} - {"quadrant"}  # choosing a quadrant chooses its data as well
+    return not any(key == label or key.startswith(f"{label}.") for label in labels)
 
 
 def _safe(name: str) -> str:

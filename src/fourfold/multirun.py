@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from fourfold import groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 from fourfold.config import ConfigError
+from fourfold.identity import changes_the_result
 
 # whose `params` are overrides like those of the command line
 _OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
@@ -34,7 +35,7 @@ class Plan:
 def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> Plan:
     """Prepare a multirun, and refuse what cannot run before any job has started.
 
-    The basic sweeper's own `hydra.sweeper.params` (of an experiment or a search) join the overrides; where both name a key,
+    `hydra.sweeper.params` (of an experiment or a search) join the overrides; where both name a key,
     the command line's values are taken. Not every combination is composed, which takes a tenth of a second each, but every
     value once, beside the first value of all other keys.
 
@@ -48,6 +49,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     """
     with explained(overrides, dirs):
         cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
+        _check_sweeper(cfg.hydra.sweeper)
         merged = [*_params(cfg, overrides, dirs), *overrides]
         if len(merged) > len(overrides):
             merged.append("hydra.sweeper.params=null")
@@ -63,13 +65,23 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
 
 
+def _check_sweeper(sweeper: DictConfig) -> None:
+    """Hydra reads a sweeper's settings without their types."""
+    if sweeper.get("_target_") != _OURS:
+        return
+    for key, least, meaning in (("workers", -1, "processes, or -1 for one per core or GPU"), ("n_jobs", 1, "runs, or null")):
+        value = sweeper[key]
+        if not (key == "n_jobs" and value is None) and (type(value) is not int or value < least or value == 0):
+            raise ConfigError(f"sweep.{key}={value} is not a number of {meaning}: give a whole number")
+
+
 def _refuse_intervals(parsed: Sequence[Override], sweeper: str | None) -> None:
     """Hydra's own sweeper can only list values."""
     for override in parsed:
         if sweeper == _BASIC and override.is_sweep_override() and not override.is_discrete_sweep():
             raise ConfigError(
                 f"{override.input_line} is an interval, which Hydra's basic sweeper cannot search: "
-                "add hydra/sweeper=fourfold, or list values with commas"
+                "leave hydra/sweeper=basic out, or list values with commas"
             )
 
 
@@ -104,9 +116,9 @@ def _values(override: Override) -> list[str]:
 
 
 def _study_name(parsed: Sequence[Override], overrides: Sequence[str]) -> str:
-    """`<keys swept>-<hash of the command>`: the same command, in any order and on any launcher, names the same study."""
+    """`<keys swept>-<hash of the command>`: the same command in any order, on any launcher, with any number of trials."""
     swept = {override.key_or_group.rpartition(".")[2] for override in parsed if override.is_sweep_override()}
-    words = sorted(override for override in overrides if not re.match(r"[+~]*hydra[./]", override))
+    words = sorted(word for word in overrides if changes_the_result(word) or word.startswith("search="))
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(sorted(swept)) or "multirun")[:80] + f"-{digest}"
 

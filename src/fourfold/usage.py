@@ -9,7 +9,7 @@ from fourfold import groups
 
 COMMANDS = {
     "fourfold OVERRIDES": "run one experiment",
-    "fourfold -m OVERRIDES": "run every combination of the values listed with commas",
+    "fourfold -m OVERRIDES": "run every combination of values listed with commas, search intervals; again: what is left",
     "fourfold info OVERRIDES": "print the blocks of a model and what would learn",
     "fourfold report FOLDER": "write report.html for a study and print where it is",
     "fourfold status FOLDER": "print what became of every run of a study, and how to repeat each",
@@ -45,7 +45,7 @@ EXAMPLES = (
     "fourfold model=timm model.name=vit_tiny_patch16_224 freeze=lp_ft dataset=dtd",
     "fourfold dataset=image_folder dataset.root=my_photos freeze=last_blocks freeze.blocks=2",
     "fourfold -m freeze=classifier_only,full,from_scratch seed=0,1,2 study=my_study",
-    "fourfold -m hydra/sweeper=fourfold search=lr hydra/launcher=joblib",
+    "fourfold -m freeze=classifier_only,full search=lr sweep.workers=2 study=tuned",
     "fourfold -m experiment=quadrants_embedded",
     "fourfold info model=resnet18 freeze=last_blocks",
     "fourfold report outputs/my_study",

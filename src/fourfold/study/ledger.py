@@ -11,7 +11,6 @@ whose holder has died puts it back in the queue. Every step may be cut short by 
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from fourfold.identity import changes_the_result
 from fourfold.study import lease
 from fourfold.study.space import Cell, params, to_overrides
 from fourfold.study.storage import JOURNAL, SQLITE, open_storage, persevere
@@ -260,7 +260,7 @@ def end(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence
 
 def _study_name(study: str, cell: Cell) -> str:
     space = {key: distribution_to_json(distribution) for key, distribution in sorted(cell.space.items())}
-    fixed = sorted(override for override in cell.fixed if not re.match(r"[+~]*hydra[./]", override))
+    fixed = sorted(override for override in cell.fixed if changes_the_result(override))
     digest = hashlib.sha256(json.dumps([fixed, space]).encode()).hexdigest()[:8]
     return f"{study}/{cell.name}#{digest}"
 

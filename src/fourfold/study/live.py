@@ -1,7 +1,7 @@
 """A sweep while it runs: a small table on a terminal, one line for each finished run anywhere else."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -30,11 +30,15 @@ class SweepDisplay:
         metric: by which the sweep searches, such as `val/acc`: the name of the trials' values, and which way is better.
         live: a table that is drawn over itself. Only for a process in which no run trains: a run draws a bar of its own, and
             two would overwrite each other. Without it, and where the output is no terminal: a line for each run that ends.
+        shared: overrides of all runs, which tell none from another.
         console: by default standard output.
     """
 
-    def __init__(self, total: int, metric: str, *, live: bool, console: Console | None = None) -> None:
+    def __init__(
+        self, total: int, metric: str, *, live: bool, shared: Collection[str] = (), console: Console | None = None
+    ) -> None:
         self._console = console or Console()
+        self._shared = frozenset(shared)
         self._total = total
         self._metric = metric
         self._live: Live | None = None
@@ -96,11 +100,14 @@ class SweepDisplay:
     def _line(self, count: int, view: TrialView) -> str:
         note = (view.reason or "") if view.value is None else f"{self._metric} {view.value:.4g}"
         width = len(str(self._total))
-        parts = (f"[{count:{width}}/{self._total}] {view.state:6} {label(view.overrides) or view.cell}", " ".join(note.split()))
+        parts = (
+            f"[{count:{width}}/{self._total}] {view.state:6} {self._named(view.overrides) or view.cell}",
+            " ".join(note.split()),
+        )
         return "  ".join(part for part in parts if part)
 
     def _table(self) -> Group:
-        cells = _by_cell(self._views)
+        cells = _by_cell(self._views, self._shared)
         room = max(self._console.height - BESIDE_THE_CELLS, 1)
         shown = _most_alive(cells, room)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
@@ -123,7 +130,10 @@ class SweepDisplay:
         turned = sign(self._metric.rpartition("/")[2])
         best = max(scored, key=lambda view: turned * (view.value or 0.0))
         said = set(name.split())
-        return f"{best.value:.4g}", " ".join(word for word in label(best.overrides).split() if word not in said)
+        return f"{best.value:.4g}", " ".join(word for word in self._named(best.overrides).split() if word not in said)
+
+    def _named(self, overrides: Sequence[str]) -> str:
+        return label([override for override in overrides if override not in self._shared])
 
     def _bar(self) -> Table:
         ended = sum(view.state in ENDED for view in self._views)
@@ -166,18 +176,19 @@ def _ended(views: Sequence[TrialView]) -> int:
     return sum(view.state in ENDED for view in views)
 
 
-def _by_cell(views: Sequence[TrialView]) -> dict[str, list[TrialView]]:
+def _by_cell(views: Sequence[TrialView], shared: Collection[str]) -> dict[str, list[TrialView]]:
     """Trials by their cell. In a grid each point is a cell: there by what is left without the optimizer and the seed."""
     standing = [view for view in views if view.state != "interrupted"]  # that one's place was taken by a later trial
     is_grid = len({view.cell for view in standing}) == len(standing)
     cells: dict[str, list[TrialView]] = {}
     for view in standing:
-        cells.setdefault((_place(view) if is_grid else "") or view.cell, []).append(view)
+        cells.setdefault((_place(view, shared) if is_grid else "") or view.cell, []).append(view)
     return cells
 
 
-def _place(view: TrialView) -> str:
-    return label([word for word in view.overrides if not word.lstrip("+").startswith(("optimizer.", "seed="))])
+def _place(view: TrialView, shared: Collection[str]) -> str:
+    place = [word for word in view.overrides if not word.lstrip("+").startswith(("optimizer.", "seed="))]
+    return label([word for word in place if word not in shared]) or label(place)
 
 
 def _most_alive(cells: dict[str, list[TrialView]], room: int) -> list[str]:

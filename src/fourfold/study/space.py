@@ -107,6 +107,15 @@ def params(space: Mapping[str, "BaseDistribution"], point: Mapping[str, str]) ->
     return {key: typed(key, override.removeprefix(f"{key}=")) for key, override in point.items()}
 
 
+def holds(space: Mapping[str, "BaseDistribution"], key: str, override: str) -> bool:
+    """Whether a value lies in what is searched."""
+    try:
+        value = params(space, {key: override})[key]
+        return space[key]._contains(space[key].to_internal_repr(value))
+    except ValueError:
+        return False
+
+
 def grid(space: Mapping[str, "BaseDistribution"]) -> dict[str, list[Any]] | None:
     """Every value of every key, or None where one of them is continuous."""
     values = {key: _steps(distribution) for key, distribution in space.items()}
@@ -256,14 +265,8 @@ def _element(value: Any, parse: Parse) -> Any:
 
 
 def _refuse_outside(key: str, override: str, space: Mapping[str, "BaseDistribution"]) -> None:
-    distribution = space[key]
-    try:
-        value = params(space, {key: override})[key]
-        inside = distribution._contains(distribution.to_internal_repr(value))
-    except ValueError:
-        inside = False
-    if not inside:
-        raise ConfigError(f"search.enqueue has {override}, but the search is over {distribution}: move one of the two")
+    if not holds(space, key, override):
+        raise ConfigError(f"search.enqueue has {override}, but the search is over {space[key]}: move one of the two")
 
 
 def _refuse_unknown(named: set[str], searched: set[str]) -> None:

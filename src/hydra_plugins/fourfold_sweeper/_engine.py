@@ -22,6 +22,7 @@ from fourfold.compose import canonical, to_run_config
 from fourfold.config import RunConfig
 from fourfold.files import write_text
 from fourfold.interrupts import listening
+from fourfold.study.baselines import first, older, textbook
 from fourfold.study.ledger import Job, Ledger, view
 from fourfold.study.live import SweepDisplay
 from fourfold.study.objectives import directions, names
@@ -57,8 +58,10 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
     storage = open_storage(sweeper.storage, folder)
     ledger = _ledger(storage, config, cells)
     if sweeper.workers != 1:
-        with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True) as display:
-            _work_together(sweeper.workers, folder, lambda: display.update(view(storage)) if display.due else None)
+        with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True, shared=_shared(cells)) as display:
+            _work_together(
+                sweeper.workers, _gpus(config), folder, lambda: display.update(view(storage)) if display.due else None
+            )
             display.update(view(storage))
     deadline = time.time() + seconds(config.search.timeout) if config.search.timeout else None
     returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
@@ -80,11 +83,16 @@ def _cells(sweeper: "FourfoldSweeper", overrides: list[Override]) -> list[Cell]:
         enqueue=enqueue,
         chosen=dict(sweeper.config.hydra.runtime.choices),
     )
-    if search.sampler not in ("grid", "brute_force"):
-        return cells
-    # these two try every value once, and would begin anew
-    sizes = [math.prod(map(len, (grid(cell.space) or {}).values())) for cell in cells]
-    return [replace(cell, budget=min(cell.budget, size)) for cell, size in zip(cells, sizes, strict=True)]
+    return [_with_baselines(sweeper, cell) if cell.space else cell for cell in cells]
+
+
+def _with_baselines(sweeper: "FourfoldSweeper", cell: Cell) -> Cell:
+    """The textbook's choice before the points that were asked for, and then an older study's best."""
+    config = _config(sweeper, cell)
+    if config.search.sampler in ("grid", "brute_force"):  # these two try every value once, these among them
+        return replace(cell, budget=min(cell.budget, math.prod(map(len, (grid(cell.space) or {}).values()))))
+    warm = older(Path(config.search.warm_start), config, cell.space) if config.search.warm_start else []
+    return replace(cell, points=first(textbook(config, cell.space), *cell.points, *warm)[: cell.budget])
 
 
 def _config(sweeper: "FourfoldSweeper", cell: Cell) -> RunConfig:
@@ -126,7 +134,7 @@ def _settle(
     size = _size(sweeper, cells)
     parent = os.getppid()
     total = 0 if ledger.is_done() else sum(cell.budget for cell in cells)
-    with SweepDisplay(total, metric, live=False) as display:
+    with SweepDisplay(total, metric, live=False, shared=_shared(cells)) as display:
         while not ledger.is_done():
             ledger.reap()
             display.update(ledger.view())
@@ -152,6 +160,11 @@ def _settle(
             launched += len(jobs)
         display.update(ledger.view())
     return returns
+
+
+def _shared(cells: Sequence[Cell]) -> set[str]:
+    """Overrides of every cell."""
+    return set.intersection(*(set(cell.fixed) for cell in cells))
 
 
 def _batch(ledger: Ledger, size: int | None) -> list[Job]:
@@ -181,10 +194,20 @@ def _command(job: Job) -> list[str]:
     return [*job.overrides, f"+hydra.job.env_set.{TRIAL}='{json.dumps([job.study, job.trial_id])}'"]
 
 
-def _work_together(workers: int, folder: Path, show: Callable[[], None]) -> None:
+def _gpus(config: RunConfig) -> list[str]:
+    """The GPUs that workers may have, as CUDA_VISIBLE_DEVICES names them."""
+    if config.trainer.device not in ("auto", "cuda"):
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _work_together(workers: int, gpus: Sequence[str], folder: Path, show: Callable[[], None]) -> None:
     """Run the same command in `workers` processes, each with its share of the cores or its own GPU, until they have ended."""
-    count = workers if workers > 0 else os.cpu_count() or 1
-    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    count = workers if workers > 0 else len(gpus) or os.cpu_count() or 1
     threads = max(1, (os.cpu_count() or 1) // count)
     command = [sys.executable, "-m", "fourfold", *sys.argv[1:], "hydra.sweeper.workers=1"]
     logs = folder / "workers"
