@@ -1,6 +1,7 @@
 # Commands, each enough on a machine with Python 3.11 or newer and make:
 #   make study           install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
 #   make test            install into .venv and run ruff, mypy and pytest
+#   make test-hydra-next run the tests of the door and the sweeper on the coming Hydra, 1.4
 #   make test-postgres   run the tests that need a PostgreSQL; Debian's and Ubuntu's root need not have installed it
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
@@ -10,7 +11,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-postgres clean
+.PHONY: study test test-hydra-next test-postgres clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -22,6 +23,13 @@ test: $(VENV)/.test
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# Beside the environment, whose Hydra stays as it is.
+HYDRA_NEXT := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3
+test-hydra-next: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/hydra-next $(HYDRA_NEXT)
+	@PYTHONPATH=$(CURDIR)/$(VENV)/hydra-next OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
+		tests/test_compose.py tests/test_cli.py tests/test_experiments.py tests/study/test_space.py tests/test_sweeper.py
 
 test-postgres: $(VENV)/.test
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
