@@ -18,7 +18,7 @@ from fourfold.config import RunConfig
 from fourfold.loop import NonFiniteLoss
 from fourfold.run import run
 from fourfold.tracking.console import Display
-from fourfold.trial import Pruned
+from fourfold.trial import NoTrial, Pruned
 
 TINY = [
     "dataset=glyph_digits", "model=micro_resnet", "freeze=full", "logger=none", "dataset.train_size=40", "dataset.val_size=30",
@@ -63,7 +63,7 @@ def record(folder: Path) -> tuple[Any, ...]:
     return timeless(last), timeless(best), timeless(rows), timeless(json.loads((folder / "result.json").read_text()))
 
 
-class Ends:
+class Ends(NoTrial):
     """A search that ends a run after some epoch, as a kill would: between the checkpoint and the next epoch."""
 
     def __init__(self, epoch: int) -> None:

@@ -140,3 +140,28 @@ def test_workers_get_the_gpus_that_are_visible(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert _engine._gpus(compose([f"trainer.device={device}"])) == gpus
+
+
+def test_every_run_is_in_wandb_with_its_place_and_its_end(tmp_path: Path) -> None:
+    search = [
+        "trainer.epochs=2", "dataset.shots=2,100000", "optimizer.lr=tag(log,interval(1e-8,1e-2))", "search.n_trials=7",
+        "search.enqueue=[{optimizer.lr: 1e-2},{optimizer.lr: 9e-3},{optimizer.lr: 8e-3},{optimizer.lr: 7e-3},"
+        "{optimizer.lr: 6e-3},{optimizer.lr: 1e-8}]",
+        "search.pruner=median", "search.objectives=[val/loss]", "logger=wandb", "logger.wandb.tags=[mine]",
+    ]  # fmt: skip
+    assert sweep(tmp_path / "out", *search).wait(timeout=240) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    expected = {TrialState.COMPLETE: ("finished", []), TrialState.PRUNED: ("pruned", ["pruned"])}
+    told = {}
+    for trial in trials(tmp_path / "out"):
+        status, marks = expected.get(trial.state, ("failed", ["failed"]))
+        told[trial.user_attrs["folder"]] = (trial.number, status, marks, trial.user_attrs.get("reason"))
+    assert {status for _, status, _, _ in told.values()} == {"finished", "pruned", "failed"}
+    shown = {}
+    for run_dir in (tmp_path / "out/s/wandb").glob("offline-run-*"):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(run_dir)]
+        run = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        place, summary = run["config"]["trial"], run["summary"]
+        assert place["cell"] == f"shots={run['config']['dataset']['shots']}"
+        tags = run["tags"][run["tags"].index("mine") + 1 :]
+        shown[Path(run["config"]["folder"]).name] = (place["number"], summary["status"], tags, summary.get("failure"))
+    assert shown == told

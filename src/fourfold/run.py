@@ -67,13 +67,28 @@ def run(
         if (folder / "result.json").exists():
             log.info("%s is finished: nothing to do", folder)
             return read_json(folder / "result.json")
-        return _story(
-            config, folder, overrides, run_id or identity.run_id(asdict(config)), trial or NoTrial(), ranks, interrupted
-        )
+        run_id = run_id or identity.run_id(asdict(config))
+        trial = trial or NoTrial()
+        tracking = open_tracker(config, folder, run_id=run_id, overrides=overrides, trial=trial) if ranks.first else Tracker()
+        try:
+            with tracking as tracker:  # from here on, so that a run that fails before its first epoch is recorded as well
+                result = _story(config, folder, overrides, run_id, trial, tracker, ranks, interrupted)
+        finally:
+            if tracking.hint:
+                log.info(tracking.hint)
+        ranks.wait()
+        return result
 
 
 def _story(
-    config: RunConfig, folder: Path, overrides: tuple[str, ...], run_id: str, trial: Trial, ranks: Ranks, interrupted: Wish
+    config: RunConfig,
+    folder: Path,
+    overrides: tuple[str, ...],
+    run_id: str,
+    trial: Trial,
+    tracker: Tracker,
+    ranks: Ranks,
+    interrupted: Wish,
 ) -> dict[str, Any]:
     seed_everything(config.seed, config.trainer.deterministic)
     parts = assemble(config, folder, ranks)
@@ -81,10 +96,9 @@ def _story(
     if ranks.first:
         _record_start(parts, folder)
 
-    tracking = open_tracker(config, folder, run_id=run_id, overrides=overrides) if ranks.first else Tracker()
     title = f"{config.dataset.name} {config.model.name} {config.freeze_strategy.name}"
     display = Display(ranks.first and config.trainer.progress, config.trainer.epochs, title)
-    with tracking as tracker, display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
+    with display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
         tracker.watch(parts.net)
         saved = time.perf_counter()
         while not parts.done():
@@ -118,9 +132,6 @@ def _story(
             tracker.summary(headline(result))
             tracker.log_model(folder / "best.pt")
             write_json(folder / "result.json", result)
-    if tracker.hint:
-        log.info(tracker.hint)
-    ranks.wait()
     return result
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import torch
 from torch import nn
 from wandb.sdk.lib import run_stopping
 
-from fourfold.config import RunConfig
+from fourfold.config import ConfigError, RunConfig
 from fourfold.tracking import Tracker, open_tracker, weights_and_biases
 from fourfold.tracking.weights_and_biases import histogram, short_name, tags
-from fourfold.trial import Pruned
+from fourfold.trial import NoTrial, Pruned, Stopped, Trial
 
 from .fake_server import FakeServer
 
@@ -39,10 +40,10 @@ def opened(config: RunConfig, folder: Path) -> Open:
     """Opens a tracker that tells W&B alone."""
     config.logger.wandb.enabled = True
 
-    def opened(folder: Path = folder, **options: Any) -> Tracker:
+    def opened(folder: Path = folder, trial: Trial | None = None, **options: Any) -> Tracker:
         for name, value in options.items():
             setattr(config.logger.wandb, name, value)
-        return open_tracker(config, folder, run_id="abcd", overrides=OVERRIDES)
+        return open_tracker(config, folder, run_id="abcd", overrides=OVERRIDES, trial=trial)
 
     return opened
 
@@ -78,7 +79,7 @@ def recorded(run_dir: Path) -> Recorded:
         rows=[own(row["item"]) for row in by_kind["history"]],
         summary={key: value for part in by_kind["summary"] for key, value in own(part.get("update", {})).items()},
         config=run["config"]["update"],
-        tags=run["tags"],
+        tags=by_kind["run"][-1]["tags"],  # each change is a record of the whole run
         artifacts=by_kind["artifact"],
         exit_code=by_kind["exit"][0].get("exit_code", 0),
     )
@@ -107,7 +108,7 @@ def test_an_offline_run_holds_exactly_what_was_told(opened: Open, folder: Path) 
     (run,) = runs_of(folder)
     assert not run.online
     assert run.rows == ROWS
-    assert run.summary == ROWS[-1] | {"best/val_acc": 0.5, "test/acc": 0.4}
+    assert run.summary == ROWS[-1] | {"best/val_acc": 0.5, "test/acc": 0.4, "status": "finished"}
     assert (run.exit_code, run.name) == (0, "freeze_strategy=full,lr=0.25")
     assert run.id == (folder / "wandb_id").read_text()
     assert run.id.startswith("abcd-")
@@ -156,10 +157,76 @@ def test_a_raising_run_is_marked_failed_and_the_next_one_is_clean(opened: Open, 
     assert (following.exit_code, following.rows) == (0, [ROWS[1]])
 
 
-def test_a_pruned_run_has_not_failed(opened: Open, folder: Path) -> None:
-    with pytest.raises(Pruned), opened():
-        raise Pruned
-    assert [run.exit_code for run in runs_of(folder)] == [0]
+class Third(NoTrial):
+    """Of its cell."""
+
+    cell, number = "freeze_strategy=full,seed=0", 2
+
+
+def test_a_run_says_which_trial_it_is(opened: Open, folder: Path) -> None:
+    for trial in (Third(), None):
+        with opened(trial=trial) as tracker:
+            tracker.log(ROWS[0])
+    of_a_search, alone = runs_of(folder)
+    assert of_a_search.config["trial"] == {"cell": "freeze_strategy=full,seed=0", "number": 2}
+    assert "trial" not in alone.config
+
+
+ENDS = [
+    (None, "finished", 0, [], None),
+    (Pruned("behind"), "pruned", 0, ["pruned"], None),
+    (ValueError("no such\nfile"), "failed", 1, ["failed"], "ValueError: no such file"),
+    (ConfigError("model.name=x: choose y"), "failed", 1, ["failed"], "model.name=x: choose y"),
+    (KeyboardInterrupt("saved"), "interrupted", 1, [], None),
+    (Stopped("saved"), "interrupted", 1, [], None),
+]
+
+
+def end_by(error: BaseException | None, tracker: Tracker) -> None:
+    with suppress(BaseException), tracker:
+        tracker.log(ROWS[0])
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(("error", "status", "exit_code", "marks", "failure"), ENDS)
+def test_each_end_is_marked(
+    error: BaseException | None,
+    status: str,
+    exit_code: int,
+    marks: list[str],
+    failure: str | None,
+    opened: Open,
+    folder: Path,
+) -> None:
+    end_by(error, opened(tags=["mine"]))
+    (run,) = runs_of(folder)
+    assert (run.summary["status"], run.exit_code) == (status, exit_code)
+    assert run.tags == ["glyphs", "micro_resnet", "full", "mine", *marks]
+    assert run.summary.get("failure") == failure
+
+
+@pytest.mark.parametrize("error", [Pruned("behind"), ValueError("no such file")])
+def test_a_run_that_goes_on_and_finishes_loses_its_mark(
+    error: Exception, opened: Open, folder: Path, server: FakeServer
+) -> None:
+    identity = weights_and_biases.saved_id(folder / "wandb_id", "abcd")
+    end_by(error, opened(tags=["mine"]))
+    assert server.runs[identity]["tags"][3:] == ["mine", "failed" if isinstance(error, ValueError) else "pruned"]
+    end_by(None, opened(tags=["mine"]))
+    assert server.runs[identity]["tags"] == ["glyphs", "micro_resnet", "full", "mine"]
+    assert server.summary[identity]["status"] == "finished"
+    assert server.summary[identity].get("failure") is None
+    assert server.exit_code == {identity: 0}
+
+
+def test_the_mark_goes_offline_too(opened: Open, folder: Path) -> None:
+    for error in (ValueError("no such file"), None):
+        end_by(error, opened())
+    first, second = runs_of(folder)  # `wandb sync` puts the second over the first
+    assert (first.summary["failure"], second.summary["failure"]) == ("ValueError: no such file", None)
+    assert second.summary["status"] == "finished"
+    assert second.tags == ["glyphs", "micro_resnet", "full"]
 
 
 def test_a_run_that_was_never_closed_does_not_take_the_next_ones_rows(opened: Open, folder: Path) -> None:

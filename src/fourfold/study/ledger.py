@@ -265,6 +265,11 @@ def _study_name(study: str, cell: Cell) -> str:
     return f"{study}/{cell.name}#{digest}"
 
 
+def cell_of(name: str) -> str:
+    """The cell whose trials are in the Optuna study called so."""
+    return name.rpartition("/")[2].rpartition("#")[0]  # the name of a study may hold a slash, that of a cell does not
+
+
 def _standing(trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
     """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed."""
     final = (*UNFINISHED, TrialState.COMPLETE, TrialState.PRUNED, *([TrialState.FAIL] if cell.space else []))
@@ -291,7 +296,7 @@ def view(storage: BaseStorage) -> list[TrialView]:
 
 def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
     latest = {_key(trial): trial for trial in trials if not _is_void(trial)}
-    return [_view(study.partition("/")[2].rpartition("#")[0], trial) for trial in latest.values()]
+    return [_view(cell_of(study), trial) for trial in latest.values()]
 
 
 def kept(folder: Path) -> list[TrialView]:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from fourfold.config import RunConfig
 from fourfold.tracking.tracker import Tracker, Trackers
+from fourfold.trial import NoTrial, Trial
 
 __all__ = ["Tracker", "open_tracker"]
 
 
-def open_tracker(config: RunConfig, folder: Path, *, run_id: str, overrides: tuple[str, ...] = ()) -> Tracker:
+def open_tracker(
+    config: RunConfig, folder: Path, *, run_id: str, overrides: tuple[str, ...] = (), trial: Trial | None = None
+) -> Tracker:
     """The trackers that `config.logger` enables, as one; nothing is opened before its `with` block begins.
 
     In a distributed run only rank 0 may call this. No method of the result raises because of W&B, and none draws random
@@ -22,6 +25,7 @@ def open_tracker(config: RunConfig, folder: Path, *, run_id: str, overrides: tup
         folder: the run's own folder; its parent is the study's folder, where W&B keeps its files in `wandb/`.
         run_id: the run's identity, of which W&B's run id is made.
         overrides: the command-line choices that set this run apart; they give W&B's run its name.
+        trial: the search that asks for this run, if any; W&B's run says which of its trials it is.
 
     Raises:
         ConfigError: TensorBoard is enabled but not installed.
@@ -39,5 +43,5 @@ def open_tracker(config: RunConfig, folder: Path, *, run_id: str, overrides: tup
     if config.logger.wandb.enabled:
         from fourfold.tracking.weights_and_biases import WandbRun
 
-        trackers.append(WandbRun(config, folder, run_id=run_id, overrides=overrides))
+        trackers.append(WandbRun(config, folder, run_id=run_id, overrides=overrides, trial=trial or NoTrial()))
     return Trackers(trackers)

@@ -21,15 +21,16 @@ import wandb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fourfold.config import RunConfig
+from fourfold.config import ConfigError, RunConfig
 from fourfold.files import write_text
 from fourfold.tracking.tracker import Tracker
-from fourfold.trial import Pruned
+from fourfold.trial import Pruned, Stopped, Trial
 
 INIT_TIMEOUT = 30.0  # seconds for a server that does not answer when a run begins
 FINISH_TIMEOUT = 120.0  # seconds for the last rows to arrive; what does not is kept on the disk
 WATCH_EVERY = 100  # backward passes between two histograms of a gradient
 NAME_LENGTH, TAG_LENGTH = 128, 64  # characters that W&B takes
+MARKED = ("pruned", "failed")  # the ends that a run's tags tell, beside its summary
 NOT_IN_NAME = ("study", "logger", "paths", "hydra", "experiment", "search", "debug")
 
 Mode = Literal["online", "offline", "disabled"]
@@ -40,12 +41,13 @@ log = logging.getLogger(__name__)
 class WandbRun(Tracker):
     """One W&B run. The first failure of W&B is told in a warning; the run goes on."""
 
-    def __init__(self, config: RunConfig, folder: Path, *, run_id: str, overrides: tuple[str, ...]) -> None:
+    def __init__(self, config: RunConfig, folder: Path, *, run_id: str, overrides: tuple[str, ...], trial: Trial) -> None:
         self._config = config
         self._options = config.logger.wandb
         self._folder = folder
         self._study = folder.parent
         self._run_id = run_id
+        self._trial = trial
         self._name = short_name(overrides) or folder.name
         self._run: wandb.Run | None = None
         self._stop = Event()
@@ -56,7 +58,10 @@ class WandbRun(Tracker):
 
     def __enter__(self) -> Self:
         with self._forgiven("starting"):
+            again = (self._folder / "wandb_id").exists()
             self._run = self._begin(reachable_mode(self._options.mode))
+            # what an earlier start has said of its end is no longer true; its mark among the tags is gone, too
+            self.summary({"status": "running", **({"failure": None} if again else {})})
         return self
 
     def _begin(self, mode: Mode) -> wandb.Run | None:
@@ -80,7 +85,7 @@ class WandbRun(Tracker):
             job_type="train",
             name=self._name[:NAME_LENGTH],
             tags=tags(self._config),
-            config={**dataclasses.asdict(self._config), "run_id": self._run_id, "folder": str(self._folder)},
+            config=self._recorded(),
             dir=self._study,  # one for all runs of a study: `wandb sync` and `wandb leet` work on one folder
             id=saved_id(self._folder / "wandb_id", self._run_id),
             resume="allow",
@@ -101,20 +106,33 @@ class WandbRun(Tracker):
         run.define_metric("*", step_metric="epoch")
         return run
 
+    def _recorded(self) -> dict[str, Any]:
+        """The configuration of the run, and where it belongs."""
+        place = {} if self._trial.cell is None else {"trial": {"cell": self._trial.cell, "number": self._trial.number}}
+        return {**dataclasses.asdict(self._config), "run_id": self._run_id, "folder": str(self._folder), **place}
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for hook in self._hooks.values():
             hook.remove()
         if self._run is None:
             return
-        ended_well = error is None or isinstance(error, Pruned)
+        end = status(error)
+        self._mark(end, error)
         try:
             # Not the W&B run's own `with`, which prints the traceback that whoever catches the exception prints again.
-            self._run.finish(exit_code=0 if ended_well else 1)
+            self._run.finish(exit_code=0 if end in ("finished", "pruned") else 1)
         except Exception as failure:
             self._warn("finishing", failure)
             self._offer_hint()
             with suppress(Exception):
                 wandb.teardown()  # so that the next run of this process starts clean
+
+    def _mark(self, end: str, error: BaseException | None) -> None:
+        """How the run ended: W&B's own state knows no pruned runs, and shows an interrupted one as failed."""
+        self.summary({"status": end, **({"failure": sentence(error)} if error is not None and end == "failed" else {})})
+        with self._forgiven("tagging"):
+            if self._run is not None and end in MARKED:
+                self._run.tags = (*tags(self._config), end)
 
     def log(self, row: dict[str, float]) -> None:
         # Never with `step=`: W&B drops rows whose step goes back, as it does after a resume.
@@ -263,6 +281,25 @@ def tags(config: RunConfig) -> list[str]:
     names = (config.dataset.name, config.model.name, config.freeze_strategy.name, config.quadrant.name)
     cut = [(name or "").strip()[:TAG_LENGTH].strip() for name in (*names, *config.logger.wandb.tags)]
     return list(dict.fromkeys(tag for tag in cut if tag))
+
+
+def status(error: BaseException | None) -> str:
+    """How a run ended: `finished`, `pruned`, `failed` or `interrupted`.
+
+    Args:
+        error: what has left the run, if anything.
+    """
+    if error is None:
+        return "finished"
+    if isinstance(error, Pruned):
+        return "pruned"
+    return "interrupted" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, ConfigError) else f"{type(error).__name__}: {said}"
 
 
 def sync_hint(study: Path) -> str:

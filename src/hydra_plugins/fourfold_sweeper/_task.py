@@ -95,6 +95,8 @@ class Handle:
         self._told = set(persevere(lambda: storage.get_trial(trial_id)).intermediate_values)
         self._judged = len(goals) == 1 and bool(self._trial.distributions)  # a point of a grid is not searched
         self._sign = 1 if goals[0] == "maximize" else -1
+        self.cell = ledger.cell_of(study)
+        self.number = self._trial.number
         self.pruned = False
 
     def report(self, value: float, step: int) -> None:
