@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `fourfold --help` does without Hydra
     from omegaconf import DictConfig
 
     from fourfold.compose import Start
+    from fourfold.study.trials import TrialView
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +144,22 @@ def _report(args: Sequence[str]) -> None:
 def _status(args: Sequence[str]) -> None:
     study = _study("status", args)
     from fourfold.report import status
-    from fourfold.study.ledger import kept
 
-    status.show(study, kept(study))
+    status.show(study, _trials(study))
+
+
+def _trials(study: Path) -> "list[TrialView]":
+    """Those of the study's search, wherever it keeps them; where they cannot be reached, none, and a line says so."""
+    from fourfold import multirun
+    from fourfold.study.ledger import kept, view
+    from fourfold.study.storage import open_storage
+
+    try:
+        database = multirun.database_of(study)
+        return kept(study) if database is None else view(open_storage(database.url, study), database.study)
+    except ConfigError as error:
+        _say(f"only the folders were read: {error}", 0)
+        return []
 
 
 def _study(command: str, args: Sequence[str]) -> Path:
@@ -180,9 +194,13 @@ def _show(asked: Invocation) -> None:
 
 def _run(asked: Invocation) -> None:
     from fourfold.compose import explained, hydra_ready, searchpath
+    from fourfold.multirun import refuse_password
 
     with explained(asked.overrides, asked.dirs):
         asked = asked.checked()
+        for override in asked.overrides:
+            if override.lstrip("+").startswith("hydra.sweeper.storage="):
+                refuse_password(override.partition("=")[2].strip("'\""))
         with hydra_ready(asked.dirs) as hydra:
             overrides = [*asked.overrides, *searchpath(asked.overrides, asked.dirs), "hydra.mode=RUN"]
             failure = hydra.run(asked.config_name, task, overrides).return_value
@@ -220,12 +238,11 @@ def _judge(folders: Sequence[Path], max_failure_rate: float) -> None:
     """Write down how each study stands, tell what needs a look, and fail where more has failed than the search allows."""
     from fourfold.report import status
     from fourfold.study import digest
-    from fourfold.study.ledger import kept
 
     for folder in folders:
-        found = digest.digest(folder, kept(folder))
+        found = digest.digest(folder, _trials(folder))
         if len(found.of("done")) < len(found.runs):
-            status.show(folder, kept(folder))
+            status.show(folder, _trials(folder))
         else:
             digest.write(found)
         if digest.verdict(found, max_failure_rate):

@@ -1,16 +1,19 @@
 """`fourfold -m`: every swept key once, every value checked, and a study folder that the same command finds again."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from fourfold import groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
@@ -50,6 +53,8 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     with explained(overrides, dirs):
         cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
         _check_sweeper(cfg.hydra.sweeper)
+        refuse_password(_as_written(cfg))
+        _storage(cfg)
         merged = [*_params(cfg, overrides, dirs), *overrides]
         if len(merged) > len(overrides):
             merged.append("hydra.sweeper.params=null")
@@ -73,6 +78,66 @@ def _check_sweeper(sweeper: DictConfig) -> None:
         value = sweeper[key]
         if not (key == "n_jobs" and value is None) and (type(value) is not int or value < least or value == 0):
             raise ConfigError(f"sweep.{key}={value} is not a number of {meaning}: give a whole number")
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a study keeps its trials, if not in its folder."""
+
+    url: str
+    study: str  # its name there; a database may hold many
+
+
+def database_of(folder: Path) -> Database | None:
+    """The database in which the study of `folder` keeps its trials; None where it keeps them in the folder, or keeps none.
+
+    Raises:
+        ConfigError: The environment, which names the database, does not do so here.
+    """
+    file = folder / "multirun.yaml"
+    cfg = OmegaConf.load(file) if file.exists() else OmegaConf.create()
+    if OmegaConf.select(cfg, "hydra.sweeper._target_") != _OURS or _as_written(cfg) in ("journal", "sqlite"):
+        return None
+    return Database(_storage(cfg), str(cfg.study))
+
+
+def _storage(cfg: Any) -> str:
+    """The sweeper's storage, with what the environment says of it."""
+    try:
+        return str(OmegaConf.select(cfg, "hydra.sweeper.storage"))
+    except InterpolationResolutionError as error:
+        names = re.findall(r"oc\.env:\s*(\w+)", _as_written(cfg))
+        unset = " and ".join(name for name in names if name not in os.environ) or str(error).partition("\n")[0]
+        raise ConfigError(
+            f"hydra.sweeper.storage is a database named by the environment, but {unset} is not set here: "
+            "export it, the same on every machine of the study"
+        ) from None
+
+
+def _as_written(cfg: Any) -> str:
+    """The sweeper's storage with its interpolations, as Hydra writes it down."""
+    sweeper = OmegaConf.select(cfg, "hydra.sweeper")
+    written: Any = OmegaConf.to_container(sweeper, resolve=False) if sweeper is not None else {}
+    return str(written.get("storage") or "")
+
+
+def refuse_password(storage: str) -> None:
+    """Refuse a database URL that holds its password: Hydra writes it into the study's folder, and into that of each run.
+
+    Args:
+        storage: `hydra.sweeper.storage`, with its interpolations unresolved.
+
+    Raises:
+        ConfigError: The URL holds a password. The message does not.
+    """
+    plain, count = storage, 1
+    while count:  # what comes from elsewhere is not written down; a default for it is
+        plain, count = re.subn(r"\$\{((?!://)[^{}])*\}", "", plain)
+    if re.search(r"://[^/:@]*:[^@]+@|[?&]password=[^&]", plain):
+        raise ConfigError(
+            f"hydra.sweeper.storage={storage.partition('://')[0]}://... holds a password, which would be written into the "
+            "study's folder: put the URL into an environment variable, and give hydra.sweeper.storage='${oc.env:STUDY_URL}'"
+        )
 
 
 def _refuse_intervals(parsed: Sequence[Override], sweeper: str | None) -> None:

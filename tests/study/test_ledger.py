@@ -183,3 +183,13 @@ def test_kills_at_random_change_nothing(kind: str, tmp_path: Path) -> None:
     assert {name: len(keys) for name, keys in wild.items()} == {name: len(keys) for name, keys in calm.items()}
     assert all(count == 1 for keys in wild.values() for count in keys.values())
     assert kills == KILLS
+
+
+def test_a_reader_of_one_study_does_not_see_another_in_the_same_storage(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    for name in ("s", "s/two", "ss"):
+        pruner = optuna.pruners.NopPruner()
+        Ledger(storage, name, CELLS[2:4], ["maximize"], lambda cell: sampler("random", 0, cell.space), pruner, 0)
+    assert [each.cell for each in room.view(storage, "s")] == ["grid0", "grid1"]
+    assert [each.cell for each in room.view(storage, "s/two")] == ["grid0", "grid1"]
+    assert len(room.view(storage)) == 6

@@ -1,14 +1,19 @@
 """A study on a real PostgreSQL: several processes begin it at once, and a crash of the server in the middle ends nothing."""
 
+import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import optuna
 import pytest
 
+from fourfold import cli
+from fourfold.study.ledger import view
 from fourfold.study.storage import open_storage
 from study import writer
 
@@ -88,3 +93,36 @@ def test_a_host_that_vanishes_is_noticed_and_the_url_has_the_last_word(empty_dat
     with storage.engine.connect() as connection:  # type: ignore[attr-defined]
         asked = connection.connection.dbapi_connection.info.get_parameters()
     assert (asked["keepalives_idle"], asked["tcp_user_timeout"]) == ("7", "60000")
+
+
+def test_status_finds_the_trials_of_one_study_in_a_database_that_holds_two(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDY_URL", empty_database)
+    for study, seeds in (("mine", "0,1"), ("another", "0,1,2")):
+        words = [
+            "hydra/sweeper=fourfold", "hydra.sweeper.storage='${oc.env:STUDY_URL}'", f"study={study}", f"seed={seeds}",
+            "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=2", "dataset.val_size=10",
+            "dataset.test_size=10", "model=micro_resnet", "freeze=from_scratch", "trainer.batch_size=10", "trainer.epochs=1",
+            "trainer.device=cpu", "trainer.threads=1", "logger=none", f"paths.outputs={tmp_path}",
+        ]  # fmt: skip
+        subprocess.run([sys.executable, "-m", "fourfold", "-m", *words], check=True, capture_output=True, timeout=400)
+    assert len(view(open_storage(empty_database, tmp_path))) == 2 + 3
+    for study, done in (("mine", 2), ("another", 3)):
+        assert cli.command(["status", str(tmp_path / study)]) == 0
+        told = capfd.readouterr()
+        assert told.err == ""
+        assert f"{study}: {done} done" in told.out
+        runs = json.loads((tmp_path / study / "summary.json").read_text())["runs"]
+        assert len(runs) == done
+    # what only the database knows: a trial that no process has begun
+    storage = open_storage(empty_database, tmp_path)
+    name = next(each.study_name for each in storage.get_all_studies() if each.study_name.startswith("mine/"))
+    optuna.load_study(study_name=name, storage=storage).enqueue_trial({}, user_attrs={"key": "p9"})
+    cli.command(["status", str(tmp_path / "mine")])
+    assert "1 waiting" in capfd.readouterr().out
+    cli.command(["status", str(tmp_path / "another")])
+    assert "waiting" not in capfd.readouterr().out
+    written = [path for path in tmp_path.rglob("*") if path.suffix in (".yaml", ".json", ".log", ".md")]
+    assert written
+    assert not [path for path in written if empty_database in path.read_text()]

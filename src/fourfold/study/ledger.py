@@ -285,12 +285,18 @@ STATES: dict[TrialState, State] = {
 }
 
 
-def view(storage: BaseStorage) -> list[TrialView]:
-    """Every trial in a storage as a reader sees it, the latest of each key; void ones are left out. Changes nothing."""
+def view(storage: BaseStorage, study: str | None = None) -> list[TrialView]:
+    """The trials in a storage as a reader sees them, the latest of each key; void ones are left out. Changes nothing.
+
+    Args:
+        storage: See `study.storage`.
+        study: Name of the whole, whose cells are wanted: a database may hold many. None: all that there are.
+    """
     return [
         each
-        for study in persevere(storage.get_all_studies)
-        for each in _views(study.study_name, persevere(partial(storage.get_all_trials, study._study_id, deepcopy=False)))
+        for cell in persevere(storage.get_all_studies)
+        if study is None or cell.study_name.rpartition("/")[0] == study
+        for each in _views(cell.study_name, persevere(partial(storage.get_all_trials, cell._study_id, deepcopy=False)))
     ]
 
 

@@ -23,7 +23,7 @@ from fourfold.config import RunConfig
 from fourfold.files import write_text
 from fourfold.interrupts import listening
 from fourfold.study.baselines import first, older, textbook
-from fourfold.study.ledger import Job, Ledger, view
+from fourfold.study.ledger import Job, Ledger
 from fourfold.study.live import SweepDisplay
 from fourfold.study.objectives import directions, names
 from fourfold.study.samplers import pruner, sampler
@@ -59,10 +59,9 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
     ledger = _ledger(storage, config, cells)
     if sweeper.workers != 1:
         with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True, shared=_shared(cells)) as display:
-            _work_together(
-                sweeper.workers, _gpus(config), folder, lambda: display.update(view(storage)) if display.due else None
-            )
-            display.update(view(storage))
+            show = lambda: display.update(ledger.view()) if display.due else None  # noqa: E731
+            _work_together(sweeper.workers, _gpus(config), folder, show)
+            display.update(ledger.view())
     deadline = time.time() + seconds(config.search.timeout) if config.search.timeout else None
     returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
     searched = [cell for cell in cells if cell.space]
