@@ -134,6 +134,20 @@ def test_repair_cuts_to_the_last_whole_line_and_leaves_a_whole_file_alone(tmp_pa
     assert (path.stat().st_mtime_ns == before) == (content == kept)
 
 
+def test_repair_leaves_a_line_that_another_program_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.journal"
+    path.write_bytes(b'{}\n{"op_code":')
+
+    def meanwhile(seconds: float) -> None:
+        with path.open("ab") as other:
+            other.write(b"2}" if path.read_bytes().endswith(b":") else b"\n")
+
+    monkeypatch.setattr(storage.time, "sleep", meanwhile)
+    with path.open("ab+") as file:
+        assert repair(file, path) == 0
+    assert path.read_bytes() == b'{}\n{"op_code":2}\n'
+
+
 def test_optuna_alone_may_read_and_write_beside(tmp_path: Path) -> None:
     """As optuna-dashboard does; it must find no lock of ours that it would wait for and then remove."""
     ours, other = open_storage("journal", tmp_path), plain(tmp_path / "study.journal")

@@ -11,6 +11,7 @@ whose holder has died puts it back in the queue. Every step may be cut short by 
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +59,7 @@ class Ledger:
         pruner: Of all cells.
         max_retries: How often a trial whose process died is put back.
         retry_failed: Whether a grid point that has failed is tried again. A failed trial of a search counts as tried.
+        metrics: Names of the objectives, for programs that show the study, such as optuna-dashboard.
         begin_at: From 0 to 1, where in the list of cells this process looks first. Processes that begin apart seldom want the
             same thing at once, such as a backbone that has to be pretrained.
     """
@@ -73,6 +75,7 @@ class Ledger:
         max_retries: int,
         *,
         retry_failed: bool = False,
+        metrics: Sequence[str] = (),
         begin_at: float = 0.0,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -95,6 +98,7 @@ class Ledger:
             for name, cell in self._cells.items()
         }
         for name, cell in self._cells.items():
+            _name_objectives(self._studies[name], list(metrics))
             self._enqueue(self._studies[name], cell, retry_failed)
 
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
@@ -244,6 +248,13 @@ class Ledger:
 
     def _trials(self, study: Study) -> list[FrozenTrial]:
         return persevere(lambda: study.get_trials(deepcopy=False))
+
+
+def _name_objectives(study: Study, names: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if names and persevere(lambda: study.metric_names) != names:
+            persevere(lambda: study.set_metric_names(names))
 
 
 def end(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:

@@ -28,6 +28,7 @@ SERVERS = ("postgresql", "mysql", "mariadb")
 OPENING_SECONDS = 15.0  # a new database that others create tables in, too; a wrong password must not take longer to tell
 AWAY_SECONDS = 120.0  # a database that is restarted in the middle of the night
 LONGEST_PAUSE_SECONDS = 5.0
+UNDER_WAY_SECONDS = 0.1  # after which a line that has not grown is one that nobody will finish
 
 # libpq's own patience with a host that vanished is two hours; what the user's URL says goes first.
 NOTICE_DEAD_HOSTS = {
@@ -140,7 +141,7 @@ class FileLock:
 def repair(file: IO[bytes], path: Path) -> int:
     """Cut half a line off the end of a journal (a kill inside a write, a power cut, a full disk).
 
-    Optuna appends to it, and can read the journal never again.
+    Optuna appends to it, and can read the journal never again. A line that another program is writing is waited for.
 
     Args:
         file: The journal, open for reading and writing, locked.
@@ -150,8 +151,14 @@ def repair(file: IO[bytes], path: Path) -> int:
         Bytes that were cut off.
     """
     size = file.seek(0, os.SEEK_END)
-    if size == 0 or os.pread(file.fileno(), 1, size - 1) == b"\n":
-        return 0
+    while True:
+        if size == 0 or os.pread(file.fileno(), 1, size - 1) == b"\n":
+            return 0
+        # optuna-dashboard has a lock of its own: it may be in the middle of a note
+        time.sleep(UNDER_WAY_SECONDS)
+        before, size = size, file.seek(0, os.SEEK_END)
+        if size == before:
+            break
     with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
         whole = content.rfind(b"\n") + 1
     file.truncate(whole)

@@ -110,6 +110,7 @@ def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> L
         lambda cell: sampler(config.search.sampler, config.search.seed, cell.space, goals),
         pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs),
         config.search.max_retries,
+        metrics=names(config),
         retry_failed=WORKER not in os.environ,  # once for each time that the command is typed
         begin_at=float(os.environ.get(WORKER, 0)),
     )
