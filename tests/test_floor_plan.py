@@ -33,7 +33,7 @@ FACTS = {
     "target",
     "trial",
 }
-PARTS = {"checkpoint", "data", "freeze", "loop", "models", "optim", "profiler", "tracking"}
+PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
 DOOR = {"__main__", "cli", "compose", "explain", "info", "multirun", "usage"}
 FLOORS = (GROUND, FACTS, PARTS, {"assembly", "result"}, {"run"}, {"study"}, {"report"}, DOOR)
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

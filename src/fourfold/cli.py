@@ -289,6 +289,9 @@ def task(cfg: "DictConfig", trial: Trial | None = None) -> ConfigError | RunFail
     except (Exception, SystemExit) as error:
         failure = _failure(error, folder)
         if not alone:
+            from fourfold.memory import release
+
+            release(failure)  # the sweeper keeps it, and a later run needs the room
             _say(f"{folder.name}: {failure}", FAILED)
         return failure
     if alone and os.environ.get("RANK", "0") == "0":

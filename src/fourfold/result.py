@@ -8,19 +8,25 @@ from typing import Any
 import torch
 
 from fourfold.assembly import Parts
+from fourfold.config import RunConfig
+from fourfold.memory import Portion
 from fourfold.provenance import git_revision, versions
 
 
-def describe(parts: Parts, run_id: str, overrides: tuple[str, ...], tested: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    parts: Parts, config: RunConfig, portion: Portion, run_id: str, overrides: tuple[str, ...], tested: dict[str, Any]
+) -> dict[str, Any]:
     """The content of `result.json`: accuracies from 0 to 1, seconds, bytes; `val` is of the best epoch.
 
     Args:
         parts: After the run, with the best weights restored.
+        config: The run that was asked for.
+        portion: What it held in memory at once, which may be less than asked for.
         run_id: Identity of the run.
         overrides: What the user typed.
         tested: Metrics of the one evaluation of the test split.
     """
-    state, config, model = parts.state, parts.config, parts.model
+    state, model = parts.state, parts.model
     test = {name: value for name, value in tested.items() if name != "confusion"}
     sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
     learned = frozenset().union(*(phase.trainable for phase in parts.plan.phases))
@@ -42,6 +48,7 @@ def describe(parts: Parts, run_id: str, overrides: tuple[str, ...], tested: dict
             "head": sum(sizes.values()) - sum(sizes[name] for block in model.blocks for name in block.params),
         },
         "peak_memory_bytes": _peak_memory(parts.ranks.device),
+        **asdict(portion),
         "manifest_hash": parts.splits.manifest.hash,
         "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)},
         "test_opened": parts.splits.test.opened,

@@ -18,6 +18,7 @@ from fourfold.config import RunConfig
 from fourfold.files import append_jsonl, lock, read_json, read_jsonl, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
 from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
+from fourfold.memory import OutOfMemory, Portion, release, watched
 from fourfold.profiler import profiling
 from fourfold.ranks import Ranks, joined
 from fourfold.result import describe, headline
@@ -39,7 +40,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, choose on validation, test once, and leave `result.json` in `folder`; a finished run is only read.
 
-    An interrupted run goes on from its last checkpoint. Under torchrun every process calls this; the first one writes.
+    An interrupted run goes on from its last checkpoint, and so does one that ran out of memory, with smaller micro-batches (see
+    `memory`). Under torchrun every process calls this; the first one writes.
 
     Args:
         config: The whole run, validated.
@@ -54,6 +56,7 @@ def run(
     Raises:
         ConfigError: the config does not fit the data or the model.
         NonFiniteLoss: the run has diverged.
+        OutOfMemory: not even one image at a time fits.
         Pruned: the search has ended it. A checkpoint was written.
         freeze.FrozenMoved: something frozen has changed.
         Stopped: the W&B page's Stop button has ended it, and only it. A checkpoint was written.
@@ -72,7 +75,7 @@ def run(
         tracking = open_tracker(config, folder, run_id=run_id, overrides=overrides, trial=trial) if ranks.first else Tracker()
         try:
             with tracking as tracker:  # from here on, so that a run that fails before its first epoch is recorded as well
-                result = _story(config, folder, overrides, run_id, trial, tracker, ranks, interrupted)
+                result = _within_memory(config, folder, overrides, run_id, trial, tracker, ranks, interrupted)
         finally:
             if tracking.hint:
                 log.info(tracking.hint)
@@ -80,7 +83,7 @@ def run(
         return result
 
 
-def _story(
+def _within_memory(
     config: RunConfig,
     folder: Path,
     overrides: tuple[str, ...],
@@ -90,11 +93,44 @@ def _story(
     ranks: Ranks,
     interrupted: Wish,
 ) -> dict[str, Any]:
+    """The story, told on with smaller portions each time that memory runs out."""
+    while True:
+        portion = Portion.of(config.trainer, folder)
+        try:
+            return _story(config, portion, folder, overrides, run_id, trial, tracker, ranks, interrupted)
+        except OutOfMemory as error:
+            release(error)
+            portion.smaller(error, config.trainer.batch_size).save(folder)
+            log.warning(_told(error, Portion.of(config.trainer, folder), config))
+
+
+def _told(error: OutOfMemory, portion: Portion, config: RunConfig) -> str:
+    """How a run goes on that ran out of memory, in one line."""
+    micro = -(-config.trainer.batch_size // portion.accumulate)
+    batch_norm = ", over which batch norm that learns now takes its statistics" if error.training else ""
+    return (
+        f"out of memory in {'training' if error.training else 'evaluation'} ({error}): going on from the last checkpoint with "
+        f"trainer.accumulate={portion.accumulate} (micro-batches of {micro}{batch_norm}) and "
+        f"trainer.eval_batch_size={portion.eval_batch_size}"
+    )
+
+
+def _story(
+    config: RunConfig,
+    portion: Portion,
+    folder: Path,
+    overrides: tuple[str, ...],
+    run_id: str,
+    trial: Trial,
+    tracker: Tracker,
+    ranks: Ranks,
+    interrupted: Wish,
+) -> dict[str, Any]:
     seed_everything(config.seed, config.trainer.deterministic)
-    parts = assemble(config, folder, ranks)
+    parts = assemble(portion.into(config), folder, ranks)
     state = parts.state
     if ranks.first:
-        _record_start(parts, folder)
+        _record_start(config, parts, folder)
 
     title = f"{config.dataset.name} {config.model.name} {config.freeze_strategy.name}"
     display = Display(ranks.first and config.trainer.progress, config.trainer.epochs, title)
@@ -127,7 +163,7 @@ def _story(
                 raise Stopped(f"stopped from the W&B page after epoch {state.epoch - 1}: the same command goes on from there")
 
         tested = _test(parts, folder)
-        result = describe(parts, run_id, overrides, tested)
+        result = describe(parts, config, portion, run_id, overrides, tested)
         if ranks.first:
             tracker.summary(headline(result))
             tracker.log_model(folder / "best.pt")
@@ -146,18 +182,19 @@ def _train(
         display.step(loss, lr)
         profile_step()
 
-    whole = train_one_epoch(
-        parts.wrapped,
-        parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),
-        parts.kit,
-        parts.optimizer,
-        state,
-        images_in=parts.train.images_in,
-        set_rate=parts.set_rate,
-        ema=parts.ema,
-        should_stop=lambda: ranks.any(interrupted()),
-        on_step=on_step,
-    )
+    with watched(ranks.world, training=True):
+        whole = train_one_epoch(
+            parts.wrapped,
+            parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),
+            parts.kit,
+            parts.optimizer,
+            state,
+            images_in=parts.train.images_in,
+            set_rate=parts.set_rate,
+            ema=parts.ema,
+            should_stop=lambda: ranks.any(interrupted()),
+            on_step=on_step,
+        )
     state.seconds += time.perf_counter() - started
     if not whole:
         parts.save(folder)
@@ -176,7 +213,8 @@ def _validate(parts: Parts, row: dict[str, float]) -> bool:
     state = parts.state
     limit = parts.config.trainer.limit_eval_batches
     started = time.perf_counter()
-    values = evaluate(parts.validated_net, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
+    with watched(parts.ranks.world, training=False):
+        values = evaluate(parts.validated_net, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
     values.pop("confusion", None)
     row.update({f"val/{name}": value for name, value in values.items()})
     if not math.isfinite(values["loss"]):
@@ -203,12 +241,13 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     parts.net.load_state_dict(checkpoint.weights_of(best))
     state.proofs.append(freeze.end_proof(parts.net, replace(running, epochs=(state.best_epoch,) * 2), state.best_epoch))
     limit = parts.config.trainer.limit_eval_batches
-    return evaluate(parts.net, parts.open_test().at(0, stop_step=limit), parts.kit, parts.measures)
+    with watched(parts.ranks.world, training=False):
+        return evaluate(parts.net, parts.open_test().at(0, stop_step=limit), parts.kit, parts.measures)
 
 
-def _record_start(parts: Parts, folder: Path) -> None:
+def _record_start(config: RunConfig, parts: Parts, folder: Path) -> None:
     """Write what the run is made of, and drop the rows of epochs that a checkpoint does not know, since they are made again."""
-    write_json(folder / "config.json", asdict(parts.config))
+    write_json(folder / "config.json", asdict(config))
     parts.splits.manifest.save(folder / "manifest.json")
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if row["epoch"] < parts.state.epoch]
     write_jsonl(folder / "metrics.jsonl", rows)
