@@ -33,7 +33,7 @@ def sampler(
 ) -> BaseSampler:
     """The sampler called `name`.
 
-    What it proposes for trial k depends on `seed`, k, and the trials that have ended: not on the process that asks. So a
+    What it proposes for the k-th point depends on `seed`, k, and the trials that have ended: not on the process that asks. So a
     search that was killed goes on as if it had not been, and no two processes propose the same. Cells of one search begin
     with the same random points, which makes them comparable.
 
@@ -104,7 +104,7 @@ def pruner(name: str, *, epochs: int | None = None, directions: Sequence[str] = 
 
 
 class _Repeatable(BaseSampler):
-    """A new sampler for every trial, seeded with its number. What Optuna's samplers must keep, they keep in the study.
+    """A new sampler for every trial, seeded with its place. What Optuna's samplers must keep, they keep in the study.
 
     Args:
         make: Makes a sampler from a seed.
@@ -116,15 +116,15 @@ class _Repeatable(BaseSampler):
         self._seed = seed
         self._current = self._of(0)
 
-    def _of(self, number: int) -> BaseSampler:
-        draw = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+    def _of(self, place: int) -> BaseSampler:
+        draw = int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0])
         return _made(lambda: self._make(draw))
 
     def reseed_rng(self) -> None:
         """Nothing: every trial has its own seed."""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._current = self._of(trial.number)
+        self._current = self._of(_place(study, trial.number))
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -143,6 +143,12 @@ class _Repeatable(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Nothing: without constraints, the samplers only stop a study here, which is the budget's part."""
+
+
+def _place(study: Study, number: int) -> int:
+    """How many points came before a trial. Its number would count a point that was cut short and put back (with the same `key`)
+    twice, so that a kill would change what is proposed after it."""
+    return len({each.user_attrs.get("key", each.number) for each in study.get_trials(deepcopy=False) if each.number < number})
 
 
 def _made(make: Callable[[], Any]) -> Any:
