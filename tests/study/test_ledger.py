@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from fourfold.study import lease
 from fourfold.study import ledger as room
-from fourfold.study.ledger import Ledger
+from fourfold.study.ledger import Job, Ledger
 from fourfold.study.samplers import sampler
 from fourfold.study.space import Cell
 from fourfold.study.storage import open_storage
@@ -100,17 +100,77 @@ def test_a_trial_cut_short_is_run_again_in_its_place_and_keeps_its_values(tmp_pa
     assert again.number != cut.number
 
 
-def test_a_trial_that_dies_too_often_is_given_up(tmp_path: Path) -> None:
-    ledger = make(open_storage("journal", tmp_path), [CELLS[2]], max_retries=2)
+def begin(ledger: Ledger, epochs: int = 0) -> Job:
+    """Take a trial whose run begins, and reports so many epochs."""
+    job = ledger.take()
+    assert job is not None
+    ledger.set(job.trial_id, "folder", "somewhere")
+    for epoch in range(epochs):
+        ledger._storage.set_trial_intermediate_value(job.trial_id, epoch, 0.5)
+    return job
+
+
+def test_a_run_that_dies_too_often_is_quarantined_with_the_command_that_runs_it_alone(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    ledger = make(storage, [CELLS[2]], max_retries=2)
+    for i in range(3):
+        job = begin(ledger)
+        assert job.suspect == (i > 0)
+        ledger.put_back(job.study, job.number)
+    assert ledger.take() is None
+    assert ledger.is_done()
+    (view,) = ledger.view()
+    assert view.state == "failed"
+    assert view.retries == 2
+    assert "its process died 3 times" in str(view.reason)
+    assert "`fourfold seed=0`" in str(view.reason)
+    assert make(storage, [CELLS[2]], max_retries=2, retry_failed=True).take() is None  # the same command would die of it again
+    assert make(storage, [CELLS[2]], max_retries=3, retry_failed=True).take() is not None
+
+
+def test_a_run_that_gets_on_between_deaths_is_not_given_up(tmp_path: Path) -> None:
+    """As on a machine that is taken away every few hours."""
+    ledger = make(open_storage("journal", tmp_path), [CELLS[2]], max_retries=1)
+    for death in range(6):
+        job = begin(ledger, epochs=death + 1)
+        ledger.put_back(job.study, job.number)
+    job = begin(ledger)
+    assert len(ledger._storage.get_trial(job.trial_id).intermediate_values) == 6
+    ledger.put_back(job.study, job.number)
+    assert ledger.is_done()
+
+
+def test_whoever_only_waited_for_its_turn_has_done_nothing(tmp_path: Path) -> None:
+    """A launcher whose worker is killed leaves many trials, of which few had begun; and Ctrl-C is no death."""
+    ledger = make(open_storage("journal", tmp_path), [CELLS[2]], max_retries=0)
     for _ in range(3):
         job = ledger.take()
         assert job is not None
         ledger.put_back(job.study, job.number)
-    assert ledger.take() is None
+    job = begin(ledger)
+    assert not job.suspect
+    ledger.put_back(job.study, job.number, blame=False)
+    job = ledger.take()
+    assert job is not None
+    ledger.put_back(job.study, job.number, blame=True)
     assert ledger.is_done()
-    (study,) = optuna.get_all_study_summaries(open_storage("journal", tmp_path))
-    last = optuna.load_study(study_name=study.study_name, storage=open_storage("journal", tmp_path)).trials[-1]
-    assert last.user_attrs["reason"] == "its process died 3 times"
+
+
+def test_a_kill_does_not_change_what_is_proposed_afterwards(tmp_path: Path) -> None:
+    proposed = {}
+    for name, killed in (("calm", ()), ("wild", (1, 2, 5, 6))):
+        ledger = make(open_storage("journal", tmp_path / name), [CELLS[1]])
+        overrides = []
+        while (job := ledger.take()) is not None:
+            if len(overrides) in killed and not job.suspect:
+                ledger.set(job.trial_id, "folder", "somewhere")
+                ledger.put_back(job.study, job.number)
+                continue
+            ledger.end(job.trial_id, TrialState.COMPLETE, [0.5])
+            overrides.append(job.overrides)
+        proposed[name] = overrides
+    assert len(set(proposed["calm"])) == 6
+    assert proposed["wild"] == proposed["calm"]
 
 
 def test_a_failed_grid_point_is_tried_again_when_asked_and_a_failed_trial_is_not(tmp_path: Path) -> None:

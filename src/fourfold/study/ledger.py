@@ -11,6 +11,7 @@ whose holder has died puts it back in the queue. Every step may be cut short by 
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Job:
     number: int
     cell: str
     overrides: tuple[str, ...]
+    suspect: bool = False  # a process in which it ran has died
 
 
 class Ledger:
@@ -57,8 +59,10 @@ class Ledger:
         directions: `maximize` or `minimize` of each objective.
         sampler: Makes the sampler of a cell.
         pruner: Of all cells.
-        max_retries: How often a trial whose process died is put back.
-        retry_failed: Whether a grid point that has failed is tried again. A failed trial of a search counts as tried.
+        max_retries: How often a trial whose process died is put back before it is quarantined; a death after another epoch was
+            done counts as the first, since such a run gets to its end.
+        retry_failed: Whether a grid point that has failed is tried again. A failed trial of a search counts as tried, and a
+            quarantined one would kill again.
         metrics: Names of the objectives, for programs that show the study, such as optuna-dashboard.
         begin_at: From 0 to 1, where in the list of cells this process looks first. Processes that begin apart seldom want the
             same thing at once, such as a backbone that has to be pretrained.
@@ -104,7 +108,7 @@ class Ledger:
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
         """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
         trials = self._trials(study)
-        there = {_key(trial) for trial in (_standing(trials, cell) if retry_failed else trials)}
+        there = {_key(trial) for trial in (self._standing(trials, cell) if retry_failed else trials)}
         for i, point in enumerate(cell.points):
             if f"p{i}" not in there:
                 told = [] if cell.space else list(point.values())
@@ -154,13 +158,13 @@ class Ledger:
             self.set(trial._trial_id, "void", True)
             self.end(trial._trial_id, TrialState.FAIL)
             return None
-        return Job(name, trial._trial_id, trial.number, cell.name, overrides)
+        return Job(name, trial._trial_id, trial.number, cell.name, overrides, frozen.user_attrs.get("deaths", 0) > 0)
 
     def _is_late(self, study: Study, cell: Cell, number: int) -> bool:
         """Whether this trial's key stands already, or the budget was used up before it."""
         trials = self._trials(study)
         mine = _key(next(trial for trial in trials if trial.number == number))
-        if any(_key(trial) == mine and trial.number < number for trial in _standing(trials, cell)):
+        if any(_key(trial) == mine and trial.number < number for trial in self._standing(trials, cell)):
             return True
         first: dict[str, int] = {}
         for trial in trials:
@@ -179,28 +183,50 @@ class Ledger:
                     found += 1
         return found
 
-    def put_back(self, name: str, number: int) -> None:
+    def has_begun(self, job: Job) -> bool:
+        """Whether the job's run has begun, in whatever process."""
+        return _has_begun(persevere(lambda: self._storage.get_trial(job.trial_id)))
+
+    def put_back(self, name: str, number: int, *, blame: bool | None = None) -> None:
         """End a trial that was cut short, and queue it again in its place, unless it has ended or died too often.
 
         The new trial comes before the end of the old one: a kill between them leaves one to be found again, never none.
+
+        Args:
+            name: Of the cell's Optuna study.
+            number: Of the trial.
+            blame: Whether this counts as a death of the trial. None: if its run had begun. One that only waited for its turn in
+                a launcher whose worker was killed has done nothing.
         """
         study = self._studies[name]
         trials = self._trials(study)
         old = next(trial for trial in trials if trial.number == number)
         if old.state != TrialState.RUNNING:
             return
-        retries = old.user_attrs.get("retries", 0) + 1
-        if retries > self._max_retries:
-            self.set(old._trial_id, "reason", f"its process died {retries} times")
+        told = old.user_attrs
+        deaths = told.get("deaths", 0)
+        if _has_begun(old) if blame is None else blame:
+            deaths = 1 if len(old.intermediate_values) > told.get("resumed_at", 0) else deaths + 1
+        if deaths > self._max_retries:
+            command = f"fourfold {shlex.join(told.get('command', ()))}"
+            self.set(old._trial_id, "quarantined", deaths)
+            self.set(
+                old._trial_id,
+                "reason",
+                f"its process died {deaths} times before it had done another epoch, so no sweep runs it again (unless "
+                f"search.max_retries is raised): run it alone to see why, `{command}`",
+            )
             self.end(old._trial_id, TrialState.FAIL)
             return
         self.set(old._trial_id, "interrupted", True)
         if not any(trial.user_attrs.get("continues") == number for trial in trials):
             attributes = {
                 "key": _key(old),
-                "overrides": old.user_attrs.get("overrides", []),
+                "overrides": told.get("overrides", []),
                 "continues": number,
-                "retries": retries,
+                "retries": told.get("retries", 0) + _has_begun(old),
+                "deaths": deaths,
+                "resumed_at": len(old.intermediate_values),
             }
             again = create_trial(
                 state=TrialState.WAITING,
@@ -208,6 +234,7 @@ class Ledger:
                 distributions=old.distributions,
                 user_attrs=attributes,
                 system_attrs={**old.system_attrs, "fixed_params": old.params},
+                intermediate_values=old.intermediate_values,
             )
             persevere(lambda: study.add_trial(again))
         self.end(old._trial_id, TrialState.FAIL)
@@ -228,6 +255,15 @@ class Ledger:
             if trial.state not in UNFINISHED and not _is_void(trial) and not _is_interrupted(trial)
         }
 
+    def _standing(self, trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
+        """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed, unless
+        they were quarantined."""
+        return [trial for trial in trials if self._stands(trial, cell) and not _is_void(trial) and not _is_interrupted(trial)]
+
+    def _stands(self, trial: FrozenTrial, cell: Cell) -> bool:
+        quarantined = trial.user_attrs.get("quarantined", 0) > self._max_retries
+        return trial.state != TrialState.FAIL or bool(cell.space) or quarantined
+
     def best(self, cell: Cell) -> FrozenTrial | None:
         """The best completed trial of a cell (of several objectives: the first of the Pareto set), or None."""
         study = next(self._studies[name] for name, each in self._cells.items() if each == cell)
@@ -238,6 +274,18 @@ class Ledger:
     def view(self) -> list[TrialView]:
         """The trials of these cells as a reader sees them."""
         return [each for name, study in self._studies.items() for each in _views(name, self._trials(study))]
+
+    def fail(self, job: Job, reason: str) -> None:
+        """End a job's trial, unless it has ended."""
+        if persevere(lambda: self._storage.get_trial(job.trial_id)).state == TrialState.RUNNING:
+            self.set(job.trial_id, "reason", reason)
+            self.end(job.trial_id, TrialState.FAIL)
+
+    def has_taken(self, pid: int) -> bool:
+        """Whether the process of this host with that pid has ever taken one of these trials."""
+        host = lease.holder()["host"]
+        holders = [trial.user_attrs.get("holder", {}) for study in self._studies.values() for trial in self._trials(study)]
+        return any(holder.get("pid") == pid and holder.get("host") == host for holder in holders)
 
     def set(self, trial_id: int, key: str, value: Any) -> None:
         persevere(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
@@ -279,12 +327,6 @@ def _study_name(study: str, cell: Cell) -> str:
 def cell_of(name: str) -> str:
     """The cell whose trials are in the Optuna study called so."""
     return name.rpartition("/")[2].rpartition("#")[0]  # the name of a study may hold a slash, that of a cell does not
-
-
-def _standing(trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
-    """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed."""
-    final = (*UNFINISHED, TrialState.COMPLETE, TrialState.PRUNED, *([TrialState.FAIL] if cell.space else []))
-    return [trial for trial in trials if trial.state in final and not _is_void(trial) and not _is_interrupted(trial)]
 
 
 STATES: dict[TrialState, State] = {
@@ -350,6 +392,10 @@ def _keys(trials: Sequence[FrozenTrial]) -> set[str]:
 
 def _is_void(trial: FrozenTrial) -> bool:
     return bool(trial.user_attrs.get("void"))
+
+
+def _has_begun(trial: FrozenTrial) -> bool:
+    return "folder" in trial.user_attrs
 
 
 def _is_interrupted(trial: FrozenTrial) -> bool:

@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WORKER = "FOURFOLD_WORKER"  # environment variable of a process that another one reports for: where it begins, 0 to 1
+DEADLINE = "FOURFOLD_DEADLINE"  # environment variable of such a process: after this time it begins no run
+ENDED_BY_ITSELF = (0, 2, 130)  # exit codes of a worker: done, refused, stopped
+IN_VAIN = 3  # workers that die one after another before they have taken a trial: nothing would change for the next
 POLL = 1.0  # seconds between two looks at trials that other processes hold
 
 
@@ -57,12 +62,12 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
     config = _config(sweeper, cells[0])
     storage = open_storage(sweeper.storage, folder)
     ledger = _ledger(storage, config, cells)
+    deadline = _deadline(config)
     if sweeper.workers != 1:
         with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True, shared=_shared(cells)) as display:
             show = lambda: display.update(ledger.view()) if display.due else None  # noqa: E731
-            _work_together(sweeper.workers, _gpus(config), folder, show)
+            _work_together(sweeper.workers, _gpus(config), folder, show, Replacing(ledger, deadline))
             display.update(ledger.view())
-    deadline = time.time() + seconds(config.search.timeout) if config.search.timeout else None
     returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
     searched = [cell for cell in cells if cell.space]
     if searched and config.search.repeats and ledger.is_done():
@@ -98,6 +103,13 @@ def _config(sweeper: "FourfoldSweeper", cell: Cell) -> RunConfig:
     """The run of a cell: how a study searches is the same in all of them."""
     composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(cell.fixed))
     return to_run_config(composed)
+
+
+def _deadline(config: RunConfig) -> float | None:
+    """Seconds since the epoch; the same for a process and its workers, also those that it starts in the place of others."""
+    if DEADLINE in os.environ:
+        return float(os.environ[DEADLINE])
+    return time.time() + seconds(config.search.timeout) if config.search.timeout else None
 
 
 def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> Ledger:
@@ -149,15 +161,10 @@ def _settle(
                 time.sleep(POLL)
                 continue
             started = time.time()
-            try:
-                returns.append(sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=launched))
-            except Exception as error:  # a launcher whose worker was killed; the runs have told their ends themselves
-                log.warning("the launcher gave up, what it left is queued again: %s: %s", type(error).__name__, error)
-            finally:
-                for job in jobs:
-                    ledger.put_back(job.study, job.number)  # does nothing to a trial that has ended
+            for together in _apart(jobs):
+                returns += _launch(sweeper, ledger, together, launched)
+                launched += len(together)
             longest = max(longest, time.time() - started)
-            launched += len(jobs)
         display.update(ledger.view())
     return returns
 
@@ -168,13 +175,44 @@ def _shared(cells: Sequence[Cell]) -> set[str]:
 
 
 def _batch(ledger: Ledger, size: int | None) -> list[Job]:
+    """As many jobs as the launcher gets at once, fewer after a suspect one: what others could do meanwhile is left to them."""
     jobs: list[Job] = []
     while size is None or len(jobs) < size:
         job = ledger.take()
         if job is None:
             break
         jobs.append(job)
+        if job.suspect:
+            break
     return jobs
+
+
+def _apart(jobs: list[Job]) -> list[list[Job]]:
+    """Calls of the launcher: one in which no job has ever died, and one for each suspect, whose death must harm no other."""
+    trusted = [job for job in jobs if not job.suspect]
+    return [each for each in (trusted, *([job] for job in jobs if job.suspect)) if each]
+
+
+def _launch(sweeper: "FourfoldSweeper", ledger: Ledger, jobs: list[Job], first: int) -> list[Any]:
+    """Hand jobs to the launcher; those that it has left unfinished are queued again."""
+    returns: list[Any] = []
+    reason = "the launcher did not begin it"
+    try:
+        returns.append(sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=first))
+    except Exception as error:  # a worker was killed, or a job's values do not go together; the runs have told their own ends
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("the launcher gave up, what it left is queued again: %s", reason)
+    except BaseException:  # Ctrl-C: nothing has died
+        for job in jobs:
+            ledger.put_back(job.study, job.number, blame=False)
+        raise
+    none_begun = not any(ledger.has_begun(job) for job in jobs)
+    if none_begun and len(jobs) == 1:
+        ledger.fail(jobs[0], reason)
+    for job in jobs:
+        # does nothing to a trial that has ended; where none has begun, any may be the cause, so each is tried alone
+        ledger.put_back(job.study, job.number, blame=none_begun or None)
+    return returns
 
 
 def _size(sweeper: "FourfoldSweeper", cells: Sequence[Cell]) -> int | None:
@@ -205,27 +243,55 @@ def _gpus(config: RunConfig) -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _work_together(workers: int, gpus: Sequence[str], folder: Path, show: Callable[[], None]) -> None:
+class Replacing:
+    """Whether another worker begins in the place of one that has died: a crash may cost a run, not the night a worker."""
+
+    def __init__(self, ledger: Ledger, deadline: float | None) -> None:
+        self._ledger = ledger
+        self.environment = {} if deadline is None else {DEADLINE: str(deadline)}
+        self._in_vain: Counter[int] = Counter()  # place -> workers in a row that have died before they took a trial
+
+    def __call__(self, place: int, pid: int, code: int) -> bool:
+        if code in ENDED_BY_ITSELF or self._in_vain[place] >= IN_VAIN or self._ledger.is_done():
+            return False
+        self._in_vain[place] = 0 if self._ledger.has_taken(pid) else self._in_vain[place] + 1
+        again = self._in_vain[place] < IN_VAIN
+        fate = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        log.warning("worker %d %s: %s", place, fate, "another begins in its place" if again else "it is not started again")
+        return again
+
+
+def _work_together(workers: int, gpus: Sequence[str], folder: Path, show: Callable[[], None], again: Replacing) -> None:
     """Run the same command in `workers` processes, each with its share of the cores or its own GPU, until they have ended."""
     count = workers if workers > 0 else len(gpus) or os.cpu_count() or 1
     threads = max(1, (os.cpu_count() or 1) // count)
     command = [sys.executable, "-m", "fourfold", *sys.argv[1:], "hydra.sweeper.workers=1"]
     logs = folder / "workers"
     logs.mkdir(exist_ok=True)
-    children = []
-    for i in range(count):
+
+    def start(i: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), WORKER: str(i / count)}
+        environment |= again.environment
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         with (logs / f"{i}.log").open("a") as out:
             # a session of its own, so that Ctrl-C reaches it once, from here, and it has the time to save
-            child = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-            children.append(child)
+            return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+
+    children = [start(i) for i in range(count)]
+    working = True
     try:
         with listening() as asked_to_stop:
-            while any(child.poll() is None for child in children) and not asked_to_stop():
+            while working and not asked_to_stop():
                 show()
                 time.sleep(POLL / 4)
+                working = False
+                for i, child in enumerate(children):
+                    code = child.poll()
+                    if code is not None and again(i, child.pid, code):
+                        children[i] = start(i)
+                        code = None
+                    working = working or code is None
     finally:
         for child in children:
             if child.poll() is None:

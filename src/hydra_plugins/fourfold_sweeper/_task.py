@@ -91,17 +91,27 @@ class Handle:
         # a sampler that draws nothing: the real one would, when a Trial is made
         quiet = optuna.samplers.RandomSampler()
         loaded = persevere(lambda: optuna.load_study(study_name=study, storage=storage, sampler=quiet, pruner=judge))
+        self._storage, self._trial_id = storage, trial_id
         self._trial = optuna.trial.Trial(loaded, trial_id)
         self._told = set(persevere(lambda: storage.get_trial(trial_id)).intermediate_values)
-        self._judged = len(goals) == 1 and bool(self._trial.distributions)  # a point of a grid is not searched
+        self._single = len(goals) == 1
+        self._judged = self._single and bool(self._trial.distributions)  # a point of a grid is not searched
         self._sign = 1 if goals[0] == "maximize" else -1
         self.cell = ledger.cell_of(study)
         self.number = self._trial.number
         self.pruned = False
 
     def report(self, value: float, step: int) -> None:
-        if self._judged and step not in self._told:  # a resumed run may report an epoch again
-            persevere(lambda: self._trial.report(self._sign * value, step))
+        """Also of what is not judged: the ledger wants to know that a run gets on."""
+        if step not in self._told:  # a resumed run may report an epoch again
+            persevere(lambda: self._tell(self._sign * value, step))
+            self._told.add(step)
+
+    def _tell(self, value: float, step: int) -> None:
+        if self._single:
+            self._trial.report(value, step)
+        else:  # Optuna refuses, since none of its pruners could use it
+            self._storage.set_trial_intermediate_value(self._trial_id, step, value)
 
     def should_prune(self) -> bool:
         self.pruned = self._judged and persevere(self._trial.should_prune)
