@@ -228,12 +228,15 @@ class Ledger:
                 "deaths": deaths,
                 "resumed_at": len(old.intermediate_values),
             }
+            # one that died while it was being proposed is proposed anew, or a part of its values would be drawn otherwise
+            whole = old.params.keys() >= self._cells[name].space.keys()
+            fixed = {**old.system_attrs.get("fixed_params", {}), **(old.params if whole else {})}
             again = create_trial(
                 state=TrialState.WAITING,
-                params=old.params,
-                distributions=old.distributions,
+                params=old.params if whole else {},
+                distributions=old.distributions if whole else {},
                 user_attrs=attributes,
-                system_attrs={**old.system_attrs, "fixed_params": old.params},
+                system_attrs={**old.system_attrs, **({"fixed_params": fixed} if fixed else {})},
                 intermediate_values=old.intermediate_values,
             )
             persevere(lambda: study.add_trial(again))

@@ -146,9 +146,15 @@ class _Repeatable(BaseSampler):
 
 
 def _place(study: Study, number: int) -> int:
-    """How many points came before a trial. Its number would count a point that was cut short and put back (with the same `key`)
-    twice, so that a kill would change what is proposed after it."""
-    return len({each.user_attrs.get("key", each.number) for each in study.get_trials(deepcopy=False) if each.number < number})
+    """How many points came before that of a trial. Trial numbers would count a point that was cut short and put back (with the
+    same `key`) twice, so that a kill would change what is proposed after it."""
+    first: dict[str | int, int] = {}
+    mine: str | int = number
+    for each in study.get_trials(deepcopy=False):  # in the order of their numbers
+        key = each.user_attrs.get("key", f"n{each.number}")
+        first.setdefault(key, each.number)
+        mine = key if each.number == number else mine
+    return sum(begun < first.get(mine, number) for begun in first.values())
 
 
 def _made(make: Callable[[], Any]) -> Any:
