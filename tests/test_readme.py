@@ -101,12 +101,13 @@ def test_command_runs_in_a_short_form(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
     if words[0] == "info":
         run(*words)
-    elif words[0] == "report":
+    elif words[0] in ("report", "status"):
         study = Path(words[1])
         run("-m", "dataset=fake", "freeze=from_scratch", "seed=0,1", f"study={study.name}", "logger=none", *SHORT)
-        (study / "report.html").unlink()
+        written = study / {"report": "report.html", "status": "summary.md"}[words[0]]
+        written.unlink(missing_ok=True)
         run(*words)
-        assert (study / "report.html").exists()
+        assert written.exists()
     elif words[0] == "-m":
         check_sweep(words[1:], tmp_path)
     else:
@@ -143,7 +144,7 @@ def test_the_table_lists_the_options_that_there_are() -> None:
 def test_commands_of_the_other_pages_compose(page: Path) -> None:
     for command in typed(page.read_text(encoding="utf-8")):
         words = shlex.split(command, comments=True)[1:]
-        if not command.startswith("fourfold ") or words[0] == "report" or "--config-dir" in words:
+        if not command.startswith("fourfold ") or words[0] in ("report", "status") or "--config-dir" in words:
             continue
         overrides = [word for word in words if "=" in word]
         if "-m" in words:
