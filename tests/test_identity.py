@@ -8,7 +8,7 @@ import pytest
 
 from fourfold.compose import compose
 from fourfold.config import RunConfig
-from fourfold.identity import NOT_IN_THE_RESULT, folder_name, run_id
+from fourfold.identity import NOT_IN_THE_PARTS, NOT_IN_THE_RESULT, folder_name, run_id
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def test_a_key_is_in_the_identity_unless_it_is_listed_with_a_reason(plain: dict[
 def test_what_is_left_out_exists() -> None:
     known = {".".join(leaf.split(".")[: i + 1]) for leaf in leaves() for i in range(len(leaf.split(".")))}
     assert set(NOT_IN_THE_RESULT) <= known
+    assert set(NOT_IN_THE_PARTS) <= known
 
 
 @pytest.mark.parametrize(

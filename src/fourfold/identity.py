@@ -34,6 +34,29 @@ NOT_IN_THE_RESULT = {
     "trainer.profile": "a trace beside the run",
     "trainer.progress": "what the terminal shows",
 }
+NOT_IN_THE_PARTS = {
+    "seed": "which images and weights, not how many",
+    "study": "a label",
+    "dataset.split_seed": "which images, not how many",
+    "freeze_strategy.backbone_lr_mult": "a number of the optimizer",
+    "freeze_strategy.layer_decay": "a number of the optimizer",
+    "freeze_strategy.finetune_lr_mult": "a number of the optimizer",
+    "optimizer.lr": "a number of the optimizer",
+    "optimizer.weight_decay": "a number of the optimizer",
+    "optimizer.momentum": "a number of the optimizer",
+    "scheduler": "a factor on the learning rate",
+    "trainer.patience": "when to stop",
+    "trainer.checkpoint_seconds": "when to save",
+    "trainer.loss.label_smoothing": "a number of the loss",
+    "trainer.loss.gamma": "a number of the loss",
+    "trainer.progress": "what the terminal shows",
+    "trainer.profile": "a trace beside the run",
+    "logger": "who is told",
+    "quadrant": "a label",
+    "search": "how the values were chosen, not which",
+    "debug.name": "a label",
+    "paths": "where files lie",
+}  # two runs that differ in nothing else are built of the same parts, and take as long
 ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
 
@@ -54,6 +77,29 @@ def run_id(plain: dict[str, Any]) -> str:
         left_out.remove("dataset.root")
     settings = _canonical(plain, RunConfig, "", left_out)
     settings["model"]["weights"] = _origin(settings["model"]["weights"])
+    return _digest(settings)
+
+
+def parts_id(plain: dict[str, Any]) -> str:
+    """Hash of the settings that decide what a run is built of: if one of two runs with the same hash can run, so can the other.
+
+    Args:
+        plain: a RunConfig as nested dicts.
+
+    Returns:
+        12 hexadecimal characters.
+    """
+    return _digest(_canonical(plain, RunConfig, "", set(NOT_IN_THE_PARTS)))
+
+
+def in_the_parts(key: str) -> bool:
+    """Whether a key changes what a run is built of. The name of a group does: its options may set anything."""
+    if is_dataclass(get_type_hints(RunConfig).get(key)):
+        return True
+    return not any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_IN_THE_PARTS)
+
+
+def _digest(settings: Any) -> str:
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
