@@ -19,6 +19,7 @@ CONF = ROOT / "conf"
 GROUND = {"config", "scores"}
 FACTS = {
     "checks",
+    "estimate",
     "files",
     "groups",
     "identity",
@@ -34,8 +35,8 @@ FACTS = {
     "trial",
 }
 PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
-DOOR = {"__main__", "cli", "compose", "explain", "info", "multirun", "usage"}
-FLOORS = (GROUND, FACTS, PARTS, {"assembly", "result"}, {"run"}, {"study"}, {"report"}, DOOR)
+DOOR = {"__main__", "cli", "compose", "explain", "info", "multirun", "plan", "prospects", "usage"}
+FLOORS = (GROUND, FACTS, PARTS, {"assembly", "result"}, {"dry_run", "run"}, {"study"}, {"report"}, DOOR)
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SIDEWAYS = {
     ("freeze", "models"),

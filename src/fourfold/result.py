@@ -28,8 +28,6 @@ def describe(
     """
     state, model = parts.state, parts.model
     test = {name: value for name, value in tested.items() if name != "confusion"}
-    sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
-    learned = frozenset().union(*(phase.trainable for phase in parts.plan.phases))
     return {
         "run_id": run_id,
         "status": "finished",
@@ -42,11 +40,7 @@ def describe(
         "epochs": state.epoch,
         "seconds": state.seconds,
         "seconds_per_epoch": state.seconds / state.epoch,
-        "params": {
-            "total": sum(sizes.values()),
-            "trainable": sum(size for name, size in sizes.items() if name in learned),
-            "head": sum(sizes.values()) - sum(sizes[name] for block in model.blocks for name in block.params),
-        },
+        "params": parameters(parts),
         "peak_memory_bytes": _peak_memory(parts.ranks.device),
         **asdict(portion),
         "manifest_hash": parts.splits.manifest.hash,
@@ -61,6 +55,17 @@ def describe(
         "world": parts.ranks.world,
         "proof": [asdict(proof) for proof in state.proofs],
         "weights": asdict(model.weights),
+    }
+
+
+def parameters(parts: Parts) -> dict[str, int]:
+    """How many numbers the network has (`total`), how many of them ever learn (`trainable`), and how many its `head` has."""
+    sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
+    learned = frozenset().union(*(phase.trainable for phase in parts.plan.phases))
+    return {
+        "total": sum(sizes.values()),
+        "trainable": sum(size for name, size in sizes.items() if name in learned),
+        "head": sum(sizes.values()) - sum(sizes[name] for block in parts.model.blocks for name in block.params),
     }
 
 

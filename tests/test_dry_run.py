@@ -1,0 +1,114 @@
+"""A dry run knows what the run will be, and nobody can tell that it has been."""
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from fourfold import models
+from fourfold.compose import compose
+from fourfold.config import ConfigError, RunConfig
+from fourfold.dry_run import dry_run
+from fourfold.estimate import training_seconds, validations
+from fourfold.identity import parts_id
+from fourfold.run import run
+
+TINY = [
+    "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=3", "dataset.val_size=10", "dataset.test_size=15",
+    "model=micro_resnet", "trainer.batch_size=8", "trainer.eval_batch_size=4", "trainer.epochs=3",
+    "trainer.device=cpu", "trainer.threads=1", "trainer.progress=false", "logger=none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("weights") / "backbone.pt"
+    torch.save(models.create(config("freeze=from_scratch").model, 10, pretrained=False).net.state_dict(), file)
+    return f"model.weights={file}"
+
+
+def config(*overrides: str) -> RunConfig:
+    return compose([*TINY, *overrides])
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+STRATEGIES = ["classifier_only", "full", "lp_ft", "gradual", "last_blocks"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_size_is_that_of_the_result(strategy: str, weights: str, tmp_path: Path) -> None:
+    asked = config(weights, f"freeze={strategy}", *(["freeze.unfreeze_every=1"] if strategy == "gradual" else []))
+    found = dry_run(asked)
+    result = run(asked, tmp_path / "run")
+    assert (found.trainable, found.total) == (result["params"]["trainable"], result["params"]["total"])
+    images = result["images"]
+    assert found.steps == -(-images["train"] // 8) == 4
+    assert found.eval_batches == -(-images["val"] // 4) == 3
+    assert found.epochs == result["epochs"] == 3
+
+
+def test_the_time_is_that_of_all_steps_and_all_evaluations() -> None:
+    found = dry_run(config("freeze=from_scratch"))
+    assert min(found.first_step_seconds, found.step_seconds, found.eval_seconds) > 0
+    # 30 images are 3.75 steps of 8; 3 validations of 10 images and a test of 15 are 11.25 batches of 4
+    assert found.seconds == pytest.approx(3 * 3.75 * found.step_seconds + 11.25 * found.eval_seconds)
+
+
+def test_training_seconds_are_those_of_each_phase() -> None:
+    assert training_seconds([0], 10, 2.0, 2.0) == 20
+    assert training_seconds([0, 3], 10, 2.0, 5.0) == 3 * 2 + 7 * 5
+    assert training_seconds([0, 2, 4], 10, 1.0, 3.0) == 2 + 8 * 3
+    assert [validations(10, every) for every in (1, 3, 10, 20)] == [10, 4, 1, 1]
+
+
+def test_a_dry_run_leaves_no_trace(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draws = []
+    for tried in (False, True):
+        random.seed(7)
+        numpy.random.seed(7)  # noqa: NPY002
+        torch.manual_seed(7)
+        if tried:
+            dry_run(config(weights, "freeze=lp_ft", "transform=mixup", "trainer.deterministic=true", "trainer.threads=2"))
+        draws.append((random.random(), numpy.random.rand(), torch.rand(3).tolist()))  # noqa: NPY002
+    assert draws[0] == draws[1]
+    assert torch.get_num_threads() == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert tree(tmp_path) == []
+
+
+def test_the_run_after_it_is_the_run_without_it(tmp_path: Path) -> None:
+    asked = config("freeze=from_scratch", "trainer.epochs=1")
+    alone = run(asked, tmp_path / "alone")
+    dry_run(asked)
+    after = run(asked, tmp_path / "after")
+    assert after["metrics"] == alone["metrics"]
+
+
+def test_an_epoch_of_one_step_is_timed_over_several() -> None:
+    found = dry_run(config("freeze=from_scratch", "trainer.batch_size=64"), steps=3)
+    assert found.steps == 1
+    assert found.step_seconds > 0
+
+
+def test_what_would_fail_in_the_first_steps_fails() -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.shots=1000"):
+        dry_run(config("freeze=from_scratch", "dataset.shots=1000"))
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("seed=1", True), ("optimizer.lr=0.5", True), ("scheduler=constant", True), ("quadrant.name=mine", True),
+        ("trainer.batch_size=4", False), ("freeze=full", False), ("dataset.shots=2", False), ("trainer.precision=bf16", False),
+        ("model.image_size=64", False), ("trainer.epochs=2", False), ("optimizer=sgd", False),
+    ],
+)  # fmt: skip
+def test_runs_of_the_same_parts_are_tried_once(override: str, same: bool) -> None:
+    assert (parts_id(asdict(config())) == parts_id(asdict(config(override)))) == same
