@@ -81,10 +81,20 @@ def test_a_failing_cell_costs_its_own_runs_only(tmp_path: Path) -> None:
     cells = ["trainer.epochs=1", "dataset.shots=2,100000", "seed=0,1"]
     assert sweep(tmp_path / "out", *cells).wait(timeout=120) == 0  # half of the runs are done, and the policy allows it
     assert len(done(tmp_path / "out")) == 2
+    assert "preflight: shots=100000 cannot run: dataset.shots=100000, but" in (tmp_path / "out.log").read_text()
     failed = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.FAIL]
     assert len(failed) == 2
     assert all("dataset.shots=100000" in trial.user_attrs["reason"] for trial in failed)
     assert sweep(tmp_path / "out", *cells, "search.max_failure_rate=0.2").wait(timeout=120) == 1
+
+
+def test_a_sweep_of_broken_cells_does_not_begin(tmp_path: Path) -> None:
+    assert sweep(tmp_path / "out", "dataset.shots=100000,200000").wait(timeout=300) == 2
+    assert "fourfold: no run of this sweep can begin; shots=100000: dataset.shots=100000" in (tmp_path / "out.log").read_text()
+    assert not (tmp_path / "out/s/study.journal").exists()
+    wanted = ["dataset.shots=2,100000", "trainer.epochs=1", "search.preflight=stop"]
+    assert sweep(tmp_path / "out", *wanted).wait(timeout=300) == 2
+    assert done(tmp_path / "out") == set()
 
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
@@ -95,6 +105,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     ended = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.COMPLETE]
     assert len(ended) == 6
     assert len({trial.user_attrs["holder"]["pid"] for trial in ended}) == 2
+    assert (tmp_path / "out.log").read_text().count("set-up tried in") == 1
 
 
 def test_several_objectives_give_a_pareto_set(tmp_path: Path) -> None:

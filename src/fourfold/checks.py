@@ -12,6 +12,7 @@ from fourfold.config import (
     MODEL_SOURCES,
     NORM_STATS,
     PRECISIONS,
+    PREFLIGHTS,
     SAMPLERS,
     SCHEDULES,
     SEARCH_PRUNERS,
@@ -81,6 +82,7 @@ def _check_names(config: RunConfig) -> None:
         ("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES),
         ("search.sampler", config.search.sampler, SEARCH_SAMPLERS),
         ("search.pruner", config.search.pruner, SEARCH_PRUNERS),
+        ("search.preflight", config.search.preflight, PREFLIGHTS),
     ):
         _one_of(key, value, allowed)
 

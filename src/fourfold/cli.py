@@ -218,6 +218,8 @@ def _sweep(asked: Invocation) -> None:
     try:
         with hydra_ready(asked.dirs) as hydra, multirun.checked_already():
             batches = hydra.multirun(asked.config_name, task, overrides)
+    except ConfigError:  # the sweep itself cannot be
+        raise
     except Exception as error:  # a worker was killed, a launcher could not start
         raise RunFailed(f"the sweep was cut short by {_one_line(error)}: the same command runs what is missing") from error
     finally:

@@ -26,6 +26,7 @@ AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
+PREFLIGHTS = ("tell", "stop", "off")
 SEARCH_PRUNERS = ("median", "asha", "hyperband", "wilcoxon", "patient", "none")
 
 
@@ -238,6 +239,7 @@ class SearchConfig:
     max_retries: int  # how often a run whose process died is run again
     enqueue: list[dict[str, Any]]  # points that each cell tries after the textbook's
     warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then
+    preflight: str  # one of PREFLIGHTS: what cannot run, found before the first run, is told, or stops the multirun
 
 
 @dataclass

@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from fourfold.identity import changes_the_result
 from fourfold.study import lease
 from fourfold.study.space import Cell, params, to_overrides
-from fourfold.study.storage import JOURNAL, SQLITE, open_storage, persevere
+from fourfold.study.storage import JOURNAL, SQLITE, existing, persevere
 from fourfold.study.trials import State, TrialView
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -361,12 +361,21 @@ def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
     return [_view(cell_of(study), trial) for trial in latest.values()]
 
 
+def finished(storage: BaseStorage, study: str, cell: Cell) -> list[TrialView]:
+    """The trials of a cell that no process would run again, one of each key. Changes nothing."""
+    name = _study_name(study, cell)
+    try:
+        study_id = persevere(lambda: storage.get_study_id_from_name(name))
+    except KeyError:
+        return []
+    trials = _standing(persevere(lambda: storage.get_all_trials(study_id, deepcopy=False)), cell)
+    return _views(name, [trial for trial in trials if trial.state not in UNFINISHED])
+
+
 def kept(folder: Path) -> list[TrialView]:
     """The trials that a study keeps in its own folder; none where it has no storage there. Creates nothing."""
-    for kind, name in ((JOURNAL, "study.journal"), (SQLITE, "study.db")):
-        if (folder / name).exists():
-            return view(open_storage(kind, folder))
-    return []
+    storage = existing(JOURNAL, folder) or existing(SQLITE, folder)
+    return [] if storage is None else view(storage)
 
 
 def _view(cell: str, trial: FrozenTrial) -> TrialView:

@@ -14,6 +14,7 @@ from typing import IO, TypeVar
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JOURNAL, SQLITE = "journal", "sqlite"
+FILES = {JOURNAL: "study.journal", SQLITE: "study.db"}
 SERVERS = ("postgresql", "mysql", "mariadb")
 
 OPENING_SECONDS = 15.0  # a new database that others create tables in, too; a wrong password must not take longer to tell
@@ -52,14 +54,37 @@ def open_storage(kind: str, folder: Path) -> BaseStorage:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if kind == JOURNAL:
-        path = folder / "study.journal"
+        path = folder / FILES[JOURNAL]
         # Optuna's annotation names the base of its own locks, which is private; acquire and release are all that it calls.
         return JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))  # type: ignore[arg-type]
     if kind == SQLITE:
-        url = URL.create("sqlite", database=str(folder.absolute() / "study.db"))
+        url = URL.create("sqlite", database=str(folder.absolute() / FILES[SQLITE]))
         return _open_database(url, {"connect_args": {"timeout": 60}})
     # Each connection is tried before it is used, so that a restart between two calls costs nothing.
     return _open_database(_server(kind), {"pool_pre_ping": True})
+
+
+def existing(kind: str, folder: Path) -> BaseStorage | None:
+    """The storage of a study that has begun, or None: nothing is created, neither a file nor a table.
+
+    Args:
+        kind: As for `open_storage`.
+        folder: The study's folder.
+
+    Raises:
+        ConfigError: as `open_storage`.
+    """
+    if kind in FILES:
+        return open_storage(kind, folder) if (folder / FILES[kind]).exists() else None
+    engine = create_engine(_server(kind))
+    try:
+        if not inspect(engine).has_table("trials"):
+            return None
+    except SQLAlchemyError as error:
+        raise _unreachable(engine.url, error) from None
+    finally:
+        engine.dispose()
+    return open_storage(kind, folder)
 
 
 def _server(kind: str) -> URL:
@@ -102,10 +127,14 @@ def _open_database(url: URL, engine_kwargs: dict[str, object]) -> RDBStorage:
     try:
         return persevere(lambda: RDBStorage(text, engine_kwargs=engine_kwargs), OPENING_SECONDS)
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise ConfigError(
-            f"hydra.sweeper.storage={url.set(query={}).render_as_string(hide_password=True)} could not be opened for "
-            f"{OPENING_SECONDS:.0f} seconds ({_reason(error)}): start the database, or correct the setting"
-        ) from None
+        raise _unreachable(url, error, f" for {OPENING_SECONDS:.0f} seconds") from None
+
+
+def _unreachable(url: URL, error: Exception, how_long: str = "") -> ConfigError:
+    return ConfigError(
+        f"hydra.sweeper.storage={url.set(query={}).render_as_string(hide_password=True)} could not be opened{how_long} "
+        f"({_reason(error)}): start the database, or correct the setting"
+    )
 
 
 class FileLock:

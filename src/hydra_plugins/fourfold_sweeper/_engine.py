@@ -31,6 +31,7 @@ from fourfold.study.objectives import directions, names
 from fourfold.study.samplers import pruner, sampler
 from fourfold.study.space import Cell, grid, read
 from fourfold.study.storage import open_storage
+from hydra_plugins.fourfold_sweeper._preflight import preflight
 from hydra_plugins.fourfold_sweeper._task import TRIAL
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
     folder = Path(sweeper.config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "multirun.yaml", OmegaConf.to_yaml(sweeper.config))
-    texts = canonical([*(f"{key!s}={value}" for key, value in sweeper.params.items()), *arguments])
-    overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(texts)
-    cells = _cells(sweeper, overrides)
+    cells = _cells(sweeper, asked(sweeper, arguments))
     config = _config(sweeper, cells[0])
+    if WORKER not in os.environ and config.search.preflight != "off":
+        preflight(sweeper, cells, config, folder)
     storage = open_storage(sweeper.storage, folder)
     ledger = _ledger(storage, config, cells)
     deadline = _deadline(config)
@@ -74,6 +75,12 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
         again = [_repeats(ledger, cell, config.search.repeats) for cell in searched]
         returns += _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
     return returns
+
+
+def asked(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Override]:
+    """What is fixed, swept and searched, by the configuration and by the command line."""
+    texts = canonical([*(f"{key!s}={value}" for key, value in sweeper.params.items()), *arguments])
+    return OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(texts)
 
 
 def _cells(sweeper: "FourfoldSweeper", overrides: list[Override]) -> list[Cell]:
