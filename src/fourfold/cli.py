@@ -1,4 +1,4 @@
-"""The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold info|report|status ...` look."""
+"""The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold plan|info|report|status ...` look."""
 
 import argparse
 import logging
@@ -79,8 +79,12 @@ def _dispatch(args: Sequence[str]) -> None:
         _status(args[1:])
     elif args and args[0] == "info":
         _info(replace(asked, flags=asked.flags[1:]))
+    elif args and args[0] == "plan":
+        _plan(replace(asked, flags=asked.flags[1:]))
     elif any(flag.startswith("-") for flag in asked.flags):
         _show(asked)
+    elif any(word.startswith("plan=") for word in asked.overrides):
+        _plan(asked)
     elif asked.multirun:
         _sweep(asked)
     else:
@@ -176,6 +180,16 @@ def _info(asked: Invocation) -> None:
     from fourfold.info import show
 
     show(config)
+
+
+def _plan(asked: Invocation) -> None:
+    for word in asked.overrides:
+        if word.startswith("plan=") and word.lower() != "plan=true":
+            raise ConfigError(f"{word} is not plan=true: write that to see what would run, or leave it out to run it")
+    asked = replace(asked, overrides=tuple(word for word in asked.overrides if not word.startswith("plan="))).checked()
+    from fourfold.plan import show
+
+    show(asked.overrides, asked.dirs, asked.config_name)
 
 
 def _show(asked: Invocation) -> None:

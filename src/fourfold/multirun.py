@@ -21,9 +21,9 @@ from fourfold.config import ConfigError
 from fourfold.identity import changes_the_result
 
 # whose `params` are overrides like those of the command line
-_OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_SWEEPERS = (_BASIC, _OURS)
+OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_SWEEPERS = (BASIC, OURS)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
             job = composed([*point, *study], dirs, config_name)
             _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
             folders.append(Path(job.hydra.sweep.dir))
-    ours = cfg.hydra.sweeper.get("_target_") == _OURS
+    ours = cfg.hydra.sweeper.get("_target_") == OURS
     return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
 
 
@@ -143,7 +143,7 @@ def refuse_password(storage: str) -> None:
 def _refuse_intervals(parsed: Sequence[Override], sweeper: str | None) -> None:
     """Hydra's own sweeper can only list values."""
     for override in parsed:
-        if sweeper == _BASIC and override.is_sweep_override() and not override.is_discrete_sweep():
+        if sweeper == BASIC and override.is_sweep_override() and not override.is_discrete_sweep():
             raise ConfigError(
                 f"{override.input_line} is an interval, which Hydra's basic sweeper cannot search: "
                 "leave hydra/sweeper=basic out, or list values with commas"

@@ -10,6 +10,7 @@ from fourfold import groups
 COMMANDS = {
     "fourfold OVERRIDES": "run one experiment",
     "fourfold -m OVERRIDES": "run every combination of values listed with commas, search intervals; again: what is left",
+    "fourfold plan OVERRIDES": "print what `fourfold -m OVERRIDES` would run, what is done, and how long it takes",
     "fourfold info OVERRIDES": "print the blocks of a model and what would learn",
     "fourfold report FOLDER": "write report.html for a study and print where it is",
     "fourfold status FOLDER": "print what became of every run of a study, and how to repeat each",

@@ -108,7 +108,7 @@ class Ledger:
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
         """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
         trials = self._trials(study)
-        there = {_key(trial) for trial in (self._standing(trials, cell) if retry_failed else trials)}
+        there = {_key(trial) for trial in (_standing(trials, cell, self._max_retries) if retry_failed else trials)}
         for i, point in enumerate(cell.points):
             if f"p{i}" not in there:
                 told = [] if cell.space else list(point.values())
@@ -164,7 +164,7 @@ class Ledger:
         """Whether this trial's key stands already, or the budget was used up before it."""
         trials = self._trials(study)
         mine = _key(next(trial for trial in trials if trial.number == number))
-        if any(_key(trial) == mine and trial.number < number for trial in self._standing(trials, cell)):
+        if any(_key(trial) == mine and trial.number < number for trial in _standing(trials, cell, self._max_retries)):
             return True
         first: dict[str, int] = {}
         for trial in trials:
@@ -258,15 +258,6 @@ class Ledger:
             if trial.state not in UNFINISHED and not _is_void(trial) and not _is_interrupted(trial)
         }
 
-    def _standing(self, trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
-        """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed, unless
-        they were quarantined."""
-        return [trial for trial in trials if self._stands(trial, cell) and not _is_void(trial) and not _is_interrupted(trial)]
-
-    def _stands(self, trial: FrozenTrial, cell: Cell) -> bool:
-        quarantined = trial.user_attrs.get("quarantined", 0) > self._max_retries
-        return trial.state != TrialState.FAIL or bool(cell.space) or quarantined
-
     def best(self, cell: Cell) -> FrozenTrial | None:
         """The best completed trial of a cell (of several objectives: the first of the Pareto set), or None."""
         study = next(self._studies[name] for name, each in self._cells.items() if each == cell)
@@ -341,6 +332,17 @@ STATES: dict[TrialState, State] = {
 }
 
 
+def _standing(trials: Sequence[FrozenTrial], cell: Cell, max_retries: int) -> list[FrozenTrial]:
+    """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed, unless they
+    were quarantined."""
+
+    def stands(trial: FrozenTrial) -> bool:
+        quarantined = trial.user_attrs.get("quarantined", 0) > max_retries
+        return trial.state != TrialState.FAIL or bool(cell.space) or quarantined
+
+    return [trial for trial in trials if stands(trial) and not _is_void(trial) and not _is_interrupted(trial)]
+
+
 def view(storage: BaseStorage, study: str | None = None) -> list[TrialView]:
     """The trials in a storage as a reader sees them, the latest of each key; void ones are left out. Changes nothing.
 
@@ -361,14 +363,14 @@ def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
     return [_view(cell_of(study), trial) for trial in latest.values()]
 
 
-def finished(storage: BaseStorage, study: str, cell: Cell) -> list[TrialView]:
+def finished(storage: BaseStorage, study: str, cell: Cell, max_retries: int) -> list[TrialView]:
     """The trials of a cell that no process would run again, one of each key. Changes nothing."""
     name = _study_name(study, cell)
     try:
         study_id = persevere(lambda: storage.get_study_id_from_name(name))
     except KeyError:
         return []
-    trials = _standing(persevere(lambda: storage.get_all_trials(study_id, deepcopy=False)), cell)
+    trials = _standing(persevere(lambda: storage.get_all_trials(study_id, deepcopy=False)), cell, max_retries)
     return _views(name, [trial for trial in trials if trial.state not in UNFINISHED])
 
 

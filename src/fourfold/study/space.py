@@ -7,6 +7,7 @@ adds to the space of some.
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ def read(
             cells.append(Cell(name, tuple(v.override for v in values), points, joint, n_trials if joint else 1))
     _refuse_unknown({_long(key) for point in enqueue for key in point}, {_bare(key) for cell in cells for key in cell.space})
     return cells
+
+
+def written(overrides: Sequence[Override]) -> int:
+    """How many combinations of fixed values are written; a value that is written twice counts twice."""
+    last = {override.get_key_element(): override for override in overrides}
+    axes = [override for override in last.values() if override.is_sweep_override() and not _is_searched(override)]
+    return math.prod(sum(1 for _ in override.sweep_iterator()) for override in axes)
 
 
 def to_overrides(params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -24,7 +24,11 @@ def preflight(sweeper: "FourfoldSweeper", cells: Sequence[Cell], config: RunConf
         ConfigError: nothing of it can run, or something cannot and the configuration wants to know it first.
     """
     storage = existing(sweeper.storage, folder)
-    left = [cell for cell in cells if storage is None or len(finished(storage, config.study, cell)) < cell.budget]
+    left = [
+        cell
+        for cell in cells
+        if storage is None or len(finished(storage, config.study, cell, config.search.max_retries)) < cell.budget
+    ]
     if not left:
         return
     found = prospects(left, compose(sweeper), varying(cells), one_of_each=True)
