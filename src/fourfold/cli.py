@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourfold import __version__, groups, identity
 from fourfold.config import ConfigError, RunConfig
+from fourfold.interrupts import like_ctrl_c
 from fourfold.trial import Pruned, Trial
 
 if TYPE_CHECKING:  # `fourfold --help` does without Hydra
@@ -29,7 +30,7 @@ class RunFailed(Exception):
 
 
 def main() -> None:
-    """The console script: exits with 0, 1 after a failed run, 2 after a refused configuration, 130 after Ctrl-C."""
+    """The console script: exits with 0, 1 after a failed run, 2 after a refused configuration, 130 when asked to stop."""
     sys.exit(command(sys.argv[1:]))
 
 
@@ -47,7 +48,8 @@ def command(args: Sequence[str]) -> int:
     tracebacks_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here as they are, instead of into Hydra's own print-out
     try:
-        _dispatch(args)
+        with like_ctrl_c():
+            _dispatch(args)
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted: the same command goes on", INTERRUPTED)
     except (ConfigError, RunFailed) as error:
