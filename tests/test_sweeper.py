@@ -176,3 +176,42 @@ def test_every_run_is_in_wandb_with_its_place_and_its_end(tmp_path: Path) -> Non
         tags = run["tags"][run["tags"].index("mine") + 1 :]
         shown[Path(run["config"]["folder"]).name] = (place["number"], summary["status"], tags, summary.get("failure"))
     assert shown == told
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(workers: int, tmp_path: Path) -> None:
+    """As scripts/slurm.sh asks, before Slurm ends the job."""
+    out = tmp_path / "out"
+    words = ["trainer.epochs=80", "trainer.checkpoint_seconds=1000", "seed=0,1", f"sweep.workers={workers}"]
+    child = sweep(out, *words)
+    deadline = time.monotonic() + 120
+    while len([path for path in out.glob("s/*/metrics.jsonl") if len(path.read_text().splitlines()) > 3]) < workers:
+        assert time.monotonic() < deadline, (tmp_path / "out.log").read_text()[-3000:]
+        time.sleep(0.05)
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait(timeout=120) == 130
+    assert len(done(out)) == 0
+    assert not [trial for trial in trials(out) if trial.state == TrialState.RUNNING]
+    begun = {path.parent.name for path in out.glob("s/*/last.pt")}
+    assert len(begun) == workers
+    assert sweep(out, *words).wait(timeout=240) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert len(done(out)) == 2
+    assert {trial.user_attrs["deaths"] for trial in trials(out) if "continues" in trial.user_attrs} == {0}  # nothing has died
+    for name in begun:
+        assert "going on from epoch" in (out / "s" / name / "fourfold.log").read_text()
+
+
+def test_a_process_that_waits_for_the_runs_of_others_ends_when_asked(tmp_path: Path) -> None:
+    words = ["trainer.epochs=100000", "seed=0"]
+    runs = sweep(tmp_path / "out", *words)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("s/*/metrics.jsonl")):
+        assert time.monotonic() < deadline, (tmp_path / "out.log").read_text()[-3000:]
+        time.sleep(0.05)
+    waits = sweep(tmp_path / "out", *words)
+    time.sleep(8)
+    waits.send_signal(signal.SIGUSR1)
+    assert waits.wait(timeout=60) == 130
+    assert runs.poll() is None
+    runs.terminate()
+    assert runs.wait(timeout=60) == 130

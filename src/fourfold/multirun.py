@@ -72,7 +72,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
 
 def _check_sweeper(sweeper: DictConfig) -> None:
     """Hydra reads a sweeper's settings without their types."""
-    if sweeper.get("_target_") != _OURS:
+    if sweeper.get("_target_") != OURS:
         return
     for key, least, meaning in (("workers", -1, "processes, or -1 for one per core or GPU"), ("n_jobs", 1, "runs, or null")):
         value = sweeper[key]
@@ -96,7 +96,7 @@ def database_of(folder: Path) -> Database | None:
     """
     file = folder / "multirun.yaml"
     cfg = OmegaConf.load(file) if file.exists() else OmegaConf.create()
-    if OmegaConf.select(cfg, "hydra.sweeper._target_") != _OURS or _as_written(cfg) in ("journal", "sqlite"):
+    if OmegaConf.select(cfg, "hydra.sweeper._target_") != OURS or _as_written(cfg) in ("journal", "sqlite"):
         return None
     return Database(_storage(cfg), str(cfg.study))
 

@@ -178,6 +178,44 @@ def test_a_kill_does_not_change_what_is_proposed_afterwards(tmp_path: Path) -> N
     assert proposed["wild"] == proposed["calm"]
 
 
+def begun(ledger: Ledger, job: Job | None, **holder: object) -> None:
+    """What the process of a run writes when it begins: its folder, and who it is."""
+    assert job is not None
+    ledger.set(job.trial_id, "folder", "f")
+    ledger.set(job.trial_id, "holder", {**lease.holder(), **holder})
+
+
+def test_a_launcher_that_gave_up_costs_only_what_died(tmp_path: Path) -> None:
+    """Of a batch one run has died, one goes on in a process of its own, one has not begun, one was asked to stop and saved."""
+    cells = [Cell(f"grid{i}", (), ({},), {}, 1) for i in range(4)]
+    ledger = make(open_storage("journal", tmp_path), cells)
+    jobs = [job for _ in range(4) if (job := ledger.take())]
+    dead, alive, _, stopped = jobs
+    begun(ledger, dead, pid=2**22 + 1)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        begun(ledger, alive, pid=other.pid, born=lease._born(other.pid))
+        begun(ledger, stopped, pid=2**22 + 1)
+        ledger.set(stopped.trial_id, "stopped", True)
+        ledger.put_back_left(jobs, "a worker was killed")
+        other.kill()
+    assert {view.cell: (view.state, view.retries) for view in ledger.view()} == {
+        "grid0": ("waiting", 1),
+        "grid1": ("running", 0),
+        "grid2": ("waiting", 0),
+        "grid3": ("waiting", 1),
+    }
+    suspects = {job.cell: job.suspect for _ in range(3) if (job := ledger.take())}
+    assert suspects == {"grid0": True, "grid2": False, "grid3": False}
+
+
+def test_a_launcher_that_can_begin_nothing_is_not_tried_for_ever(tmp_path: Path) -> None:
+    ledger = make(open_storage("journal", tmp_path), [CELLS[2]], max_retries=2)
+    while (job := ledger.take()) is not None:
+        ledger.put_back_left([job], "ConfigError: no such value")
+    assert ledger.is_done()
+    assert [(view.state, view.reason) for view in ledger.view()] == [("failed", "ConfigError: no such value")]
+
+
 def test_a_failed_grid_point_is_tried_again_when_asked_and_a_failed_trial_is_not(tmp_path: Path) -> None:
     storage = open_storage("journal", tmp_path)
     first = make(storage, [CELLS[2], Cell("c", (), (), SPACE, 1)])

@@ -16,6 +16,11 @@ def holder() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "beat": time.time()}
 
 
+def is_mine(who: dict[str, Any] | None) -> bool:
+    """Whether `holder()` described this process."""
+    return who is not None and {**who, "beat": 0.0} == {**holder(), "beat": 0.0}
+
+
 def is_alive(holder: dict[str, Any] | None, started: float) -> bool:
     """Whether the process that `holder()` described lives.
 

@@ -183,9 +183,22 @@ class Ledger:
                     found += 1
         return found
 
-    def has_begun(self, job: Job) -> bool:
-        """Whether the job's run has begun, in whatever process."""
-        return _has_begun(persevere(lambda: self._storage.get_trial(job.trial_id)))
+    def put_back_left(self, jobs: Sequence[Job], reason: str | None) -> None:
+        """Put back what a launcher has left unfinished; a run that goes on in a process of its own keeps its trial.
+
+        Args:
+            jobs: What the launcher was given.
+            reason: Why it ended, in case that it has begun none; None where it was asked to stop.
+        """
+        trials = [persevere(partial(self._storage.get_trial, job.trial_id)) for job in jobs]
+        none_begun = reason is not None and not any(_has_begun(trial) for trial in trials)
+        if none_begun and len(jobs) == 1:
+            self.fail(jobs[0], reason or "")
+        for job, trial in zip(jobs, trials, strict=True):
+            holder = trial.user_attrs.get("holder")
+            if lease.is_mine(holder) or not lease.is_alive(holder, 0.0):
+                # does nothing to a trial that has ended; where none has begun, any may be the cause, so each is tried alone
+                self.put_back(job.study, job.number, blame=reason is not None and (none_begun or None))
 
     def put_back(self, name: str, number: int, *, blame: bool | None = None) -> None:
         """End a trial that was cut short, and queue it again in its place, unless it has ended or died too often.
@@ -195,8 +208,8 @@ class Ledger:
         Args:
             name: Of the cell's Optuna study.
             number: Of the trial.
-            blame: Whether this counts as a death of the trial. None: if its run had begun. One that only waited for its turn in
-                a launcher whose worker was killed has done nothing.
+            blame: Whether this counts as a death of the trial. None: if its run had begun, and was not asked to stop. One that
+                only waited for its turn in a launcher whose worker was killed has done nothing.
         """
         study = self._studies[name]
         trials = self._trials(study)
@@ -205,7 +218,7 @@ class Ledger:
             return
         told = old.user_attrs
         deaths = told.get("deaths", 0)
-        if _has_begun(old) if blame is None else blame:
+        if (_has_begun(old) and not told.get("stopped")) if blame is None else blame:
             deaths = 1 if len(old.intermediate_values) > told.get("resumed_at", 0) else deaths + 1
         if deaths > self._max_retries:
             command = f"fourfold {shlex.join(told.get('command', ()))}"

@@ -203,22 +203,17 @@ def _apart(jobs: list[Job]) -> list[list[Job]]:
 def _launch(sweeper: "FourfoldSweeper", ledger: Ledger, jobs: list[Job], first: int) -> list[Any]:
     """Hand jobs to the launcher; those that it has left unfinished are queued again."""
     returns: list[Any] = []
-    reason = "the launcher did not begin it"
+    reason: str | None = "the launcher did not begin it"
     try:
         returns.append(sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=first))
     except Exception as error:  # a worker was killed, or a job's values do not go together; the runs have told their own ends
         reason = f"{type(error).__name__}: {error}"
         log.warning("the launcher gave up, what it left is queued again: %s", reason)
     except BaseException:  # Ctrl-C: nothing has died
-        for job in jobs:
-            ledger.put_back(job.study, job.number, blame=False)
+        reason = None
         raise
-    none_begun = not any(ledger.has_begun(job) for job in jobs)
-    if none_begun and len(jobs) == 1:
-        ledger.fail(jobs[0], reason)
-    for job in jobs:
-        # does nothing to a trial that has ended; where none has begun, any may be the cause, so each is tried alone
-        ledger.put_back(job.study, job.number, blame=none_begun or None)
+    finally:
+        ledger.put_back_left(jobs, reason)
     return returns
 
 

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from fourfold.compose import to_run_config
 from fourfold.config import ConfigError, RunConfig
 from fourfold.files import read_json
+from fourfold.interrupts import deferring
 from fourfold.study import lease, ledger
 from fourfold.study.objectives import directions, values_of
 from fourfold.study.samplers import pruner
@@ -43,16 +44,30 @@ class TrialTask:
         study_name, trial_id = json.loads(os.environ[TRIAL])
         job = HydraConfig.get()
         storage = open_storage(job.sweeper.storage, Path(job.sweep.dir))
-        if persevere(lambda: storage.get_trial(trial_id)).state != TrialState.RUNNING:
+        trial = persevere(lambda: storage.get_trial(trial_id))
+        if trial.state != TrialState.RUNNING:
             log.info("trial %d of %s has been run by another process", trial_id, study_name)
             return None
         config = to_run_config(cfg)
-        with _held(storage, trial_id):
+        with deferring(), _held(storage, trial_id), _stop_noted(storage, trial_id):
             folder = Path(job.runtime.output_dir)
             persevere(lambda: storage.set_trial_user_attr(trial_id, "folder", folder.name))
+            if trial.user_attrs.get("stopped"):  # Slurm has begun the same job once more
+                persevere(lambda: storage.set_trial_user_attr(trial_id, "stopped", False))
             handle = Handle(storage, study_name, trial_id, config)
             failure = self._task(cfg, trial=handle)
             return _tell(storage, trial_id, failure, handle, config, folder)
+
+
+@contextmanager
+def _stop_noted(storage: BaseStorage, trial_id: int) -> Iterator[None]:
+    """A run that was asked to stop has saved; it must not count as one that died."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if persevere(lambda: storage.get_trial(trial_id)).state == TrialState.RUNNING:
+            persevere(lambda: storage.set_trial_user_attr(trial_id, "stopped", True))
+        raise
 
 
 def _tell(
