@@ -3,6 +3,8 @@
 #   make test            install into .venv and run ruff, mypy and pytest
 #   make test-hydra-next run the tests of the door and the sweeper on the coming Hydra, 1.4
 #   make test-postgres   run the tests that need a PostgreSQL; Debian's and Ubuntu's root need not have installed it
+#   make test-slurm      run the tests that need a Slurm, as root; Debian and Ubuntu need not have it installed
+#   make test-ray        run the tests that need a Ray
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -37,6 +39,25 @@ test-postgres: $(VENV)/.test
 		{ echo "PostgreSQL's initdb is missing (Debian and Ubuntu: apt install postgresql)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgresql]'
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres
+
+test-slurm: $(VENV)/.test
+	@PATH=$$PATH:/usr/sbin; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -q && \
+		apt-get install -qy --no-install-recommends slurm-wlm slurmctld slurmd munge; } || \
+		{ echo "Slurm is missing (Debian and Ubuntu: apt install slurm-wlm slurmctld slurmd munge)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm]'
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
+
+# hydra-ray-launcher wants older releases of three packages than constraints.txt has, so Ray gets an environment of its own, which
+# lies on top of the other one.
+RAY := $(VENV)/ray
+test-ray: $(VENV)/.test
+	@$(BIN)/python -m venv $(RAY)
+	@site() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+		echo "import site; site.addsitedir('$$(site $(BIN)/python)')" > "$$(site $(RAY)/bin/python)/below.pth"
+	@grep -vE '^(cloudpickle|joblib|python-dateutil)==' constraints.txt > $(RAY)/constraints.txt
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt -e '.[ray]'
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RAY)/bin/python -m pytest -m ray
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

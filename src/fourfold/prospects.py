@@ -7,7 +7,7 @@ Hydra writes last, over whatever the groups say; so what differs in plain values
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -18,9 +18,6 @@ from fourfold.compose import Start, start_of, to_run_config, user_dirs
 from fourfold.config import RunConfig
 from fourfold.study.space import Cell, to_overrides
 from fourfold.study.trials import label
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -151,7 +148,7 @@ def _corners(cell: Cell) -> Iterator[tuple[str, ...]]:
             yield (*cell.fixed, *{**middle, key: to_overrides({key: end})[0]}.values())
 
 
-def _middle(space: Mapping[str, "BaseDistribution"]) -> dict[str, Any]:
+def _middle(space: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _ends(each)[0] if _is_choice(each) else _centre(each) for key, each in space.items()}
 
 
