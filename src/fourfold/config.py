@@ -236,7 +236,7 @@ class SearchConfig:
     objectives: list[str]  # empty: the metric that the runs monitor; of several the Pareto set is searched, without a pruner
     seed: int  # of the sampler
     max_failure_rate: float  # share of failed runs above which the multirun ends with an error
-    max_retries: int  # how often a run whose process died is run again
+    max_retries: int  # how often in a row, without another epoch done, a run whose process died is run again
     enqueue: list[dict[str, Any]]  # points that each cell tries after the textbook's
     warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then
     preflight: str  # one of PREFLIGHTS: what cannot run, found before the first run, is told, or stops the multirun
