@@ -182,7 +182,7 @@ def test_every_run_is_in_wandb_with_its_place_and_its_end(tmp_path: Path) -> Non
 def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(workers: int, tmp_path: Path) -> None:
     """As scripts/slurm.sh asks, before Slurm ends the job."""
     out = tmp_path / "out"
-    words = ["trainer.epochs=80", "trainer.checkpoint_seconds=1000", "seed=0,1", f"sweep.workers={workers}"]
+    words = ["trainer.epochs=200", "trainer.checkpoint_seconds=1000", "seed=0,1", f"sweep.workers={workers}"]
     child = sweep(out, *words)
     deadline = time.monotonic() + 120
     while len([path for path in out.glob("s/*/metrics.jsonl") if len(path.read_text().splitlines()) > 3]) < workers:
