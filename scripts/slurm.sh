@@ -18,7 +18,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=fourfold-%A_%a.log
 
-fourfold -m hydra/sweeper=fourfold "$@" &
+fourfold -m "$@" &
 fourfold=$!
 requeue=
 trap 'requeue=yes; kill -USR1 $fourfold 2>/dev/null' USR1

@@ -69,7 +69,7 @@ def door(runs: Runs, finished: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
     monkeypatch.setattr(sys, "argv", ["fourfold"])
-    return lambda *args: cli.command(args)
+    return lambda *args: cli.command([*args, *(["search.preflight=off"] if "-m" in args else [])])
 
 
 PLAIN = ("model=resnet18", "logger=none")

@@ -9,7 +9,7 @@ from fourfold.config import ConfigError
 from fourfold.multirun import Database, database_of, refuse_password
 
 OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
-SWEEP = ["hydra/sweeper=fourfold", "freeze=from_scratch", "seed=0,1", "study=mine"]
+SWEEP = ["freeze=from_scratch", "seed=0,1", "study=mine"]
 
 
 def study(folder: Path, storage: str, target: str = OURS) -> Path:
@@ -60,7 +60,7 @@ def test_a_password_is_refused_at_the_door(
     for words in (
         ["-m", *SWEEP, literal],
         ["-m", *SWEEP, "--config-dir", str(tmp_path / "conf"), "experiment=mine"],
-        ["hydra/sweeper=fourfold", literal],
+        [literal],
     ):
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # which a command leaves behind in its process
         assert cli.command(words) == cli.REFUSED

@@ -17,7 +17,7 @@ from fourfold.study.space import read as read_cells
 TINY = [
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=2", "dataset.val_size=10", "dataset.test_size=10",
     "model=micro_resnet", "freeze=from_scratch", "trainer.batch_size=10", "trainer.device=cpu", "trainer.threads=1",
-    "trainer.epochs=1", "trainer.progress=false", "logger=none", "study=s", "hydra/sweeper=fourfold",
+    "trainer.epochs=1", "trainer.progress=false", "logger=none", "study=s",
 ]  # fmt: skip
 Told = Callable[..., tuple[int, str, str]]
 
@@ -73,9 +73,8 @@ def test_a_finished_grid_is_told_from_its_results(tell: Told) -> None:
 
 
 @pytest.mark.parametrize("words", [("plan",), ("plan", "-m"), ("-m", "plan=true")])
-@pytest.mark.parametrize("sweeper", [["hydra/sweeper=fourfold"], []])
-def test_a_plan_of_a_new_study_makes_no_folder(words: tuple[str, ...], sweeper: list[str], tell: Told, tmp_path: Path) -> None:
-    code, out, _ = tell(*words, *TINY[:-1], *sweeper, "seed=0,1,1", "optimizer.lr=1e-3,0.001,1e-2")
+def test_a_plan_of_a_new_study_makes_no_folder(words: tuple[str, ...], tell: Told, tmp_path: Path) -> None:
+    code, out, _ = tell(*words, *TINY, "seed=0,1,1", "optimizer.lr=1e-3,0.001,1e-2")
     assert code == 0
     assert list(tmp_path.iterdir()) == []
     assert "4 runs: 0 done, 4 to do; 5 written twice and left out. Study: outputs/s" in out

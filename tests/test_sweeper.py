@@ -46,7 +46,7 @@ def test_a_killed_grid_goes_on_and_redoes_nothing(tmp_path: Path) -> None:
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     before = {name: (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns for name in done(tmp_path / "out")}
-    assert sweep(tmp_path / "out", *grid).wait(timeout=120) == 0
+    assert sweep(tmp_path / "out", *grid).wait(timeout=300) == 0
     assert len(done(tmp_path / "out")) == 6
     for name, written in before.items():
         assert (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns == written
@@ -60,7 +60,7 @@ def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_pat
         "trainer.epochs=2", "optimizer=adamw,sgd", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "search.n_trials=3",
         "search.repeats=2", "search.sampler=random", "search.enqueue=[{optimizer.lr: 3e-2}]", "search.pruner=none",
     ]  # fmt: skip
-    assert sweep(tmp_path / "out", *search).wait(timeout=240) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert sweep(tmp_path / "out", *search).wait(timeout=300) == 0, (tmp_path / "out.log").read_text()[-3000:]
     found: dict[str, list[optuna.trial.FrozenTrial]] = {}
     storage = open_storage("journal", tmp_path / "out/s")
     for study in storage.get_all_studies():
@@ -79,13 +79,13 @@ def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_pat
 
 def test_a_failing_cell_costs_its_own_runs_only(tmp_path: Path) -> None:
     cells = ["trainer.epochs=1", "dataset.shots=2,100000", "seed=0,1"]
-    assert sweep(tmp_path / "out", *cells).wait(timeout=120) == 0  # half of the runs are done, and the policy allows it
+    assert sweep(tmp_path / "out", *cells).wait(timeout=300) == 0  # half of the runs are done, and the policy allows it
     assert len(done(tmp_path / "out")) == 2
     assert "preflight: shots=100000 cannot run: dataset.shots=100000, but" in (tmp_path / "out.log").read_text()
     failed = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.FAIL]
     assert len(failed) == 2
     assert all("dataset.shots=100000" in trial.user_attrs["reason"] for trial in failed)
-    assert sweep(tmp_path / "out", *cells, "search.max_failure_rate=0.2").wait(timeout=120) == 1
+    assert sweep(tmp_path / "out", *cells, "search.max_failure_rate=0.2").wait(timeout=300) == 1
 
 
 def test_a_sweep_of_broken_cells_does_not_begin(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_sweep_of_broken_cells_does_not_begin(tmp_path: Path) -> None:
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     grid = ["trainer.epochs=2", "optimizer.lr=1e-3,1e-2", "seed=0,1,2"]
     both = [sweep(tmp_path / "out", *grid) for _ in range(2)]
-    assert [child.wait(timeout=240) for child in both] == [0, 0], (tmp_path / "out.log").read_text()[-3000:]
+    assert [child.wait(timeout=300) for child in both] == [0, 0], (tmp_path / "out.log").read_text()[-3000:]
     assert len(done(tmp_path / "out")) == 6
     ended = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.COMPLETE]
     assert len(ended) == 6
@@ -113,7 +113,7 @@ def test_several_objectives_give_a_pareto_set(tmp_path: Path) -> None:
         "trainer.epochs=1", "optimizer.lr=interval(0.001,0.01)", "search.n_trials=2", "search.sampler=random",
         "search.objectives=[val/acc,train/seconds]", "search.pruner=none",
     ]  # fmt: skip
-    assert sweep(tmp_path / "out", *search).wait(timeout=120) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert sweep(tmp_path / "out", *search).wait(timeout=300) == 0, (tmp_path / "out.log").read_text()[-3000:]
     for trial in trials(tmp_path / "out"):
         (result,) = [
             json.loads(path.read_text())
@@ -125,7 +125,7 @@ def test_several_objectives_give_a_pareto_set(tmp_path: Path) -> None:
 
 def test_an_objective_that_nobody_measures_fails_with_its_own_reason(tmp_path: Path) -> None:
     words = ["trainer.epochs=1", "seed=0,1", "search.objectives=[val/accc]"]
-    assert sweep(tmp_path / "out", *words).wait(timeout=120) == 0  # the runs themselves are whole
+    assert sweep(tmp_path / "out", *words).wait(timeout=300) == 0  # the runs themselves are whole
     failed = [trial for trial in trials(tmp_path / "out") if trial.state == TrialState.FAIL]
     assert len(failed) == 2
     assert all("search.objectives=val/accc is not measured" in trial.user_attrs["reason"] for trial in failed)
@@ -134,7 +134,7 @@ def test_an_objective_that_nobody_measures_fails_with_its_own_reason(tmp_path: P
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_launchers_run_a_grid(launcher: str, tmp_path: Path) -> None:
     words = [f"hydra/launcher={launcher}", "trainer.epochs=1", "seed=0,1"]
-    assert sweep(tmp_path / "out", *words).wait(timeout=180) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert sweep(tmp_path / "out", *words).wait(timeout=300) == 0, (tmp_path / "out.log").read_text()[-3000:]
     assert len(done(tmp_path / "out")) == 2
     assert all(trial.state == TrialState.COMPLETE for trial in trials(tmp_path / "out"))
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,16 +103,12 @@ def show(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
 
 
 def _sweeper(hydra: Any, overrides: Sequence[str], dirs: Sequence[Path], config_name: str) -> "FourfoldSweeper":
-    """Our sweeper, set up as for the sweep; a grid of Hydra's own has the same cells."""
+    """Our sweeper, set up as for the sweep."""
     words = [*overrides, *searchpath(overrides, dirs), "hydra.mode=MULTIRUN"]
-    for again in (False, True):
-        cfg = hydra.compose_config(config_name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
-        target = cfg.hydra.sweeper.get("_target_")
-        if target == multirun.OURS:
-            break
-        if target != multirun.BASIC or again:
-            raise ConfigError(f"hydra.sweeper._target_={target} keeps its plans to itself: plan with hydra/sweeper=fourfold")
-        words = [*(word for word in words if not re.match(r"[+~]*hydra[./]sweeper\b", word)), "hydra/sweeper=fourfold"]
+    cfg = hydra.compose_config(config_name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    target = cfg.hydra.sweeper.get("_target_")
+    if target != multirun.OURS:
+        raise ConfigError(f"hydra.sweeper._target_={target} keeps its plans to itself: leave hydra/sweeper= out")
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
     sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=_never)
     return sweeper

@@ -4,7 +4,7 @@ Hydra composes in a tenth of a second, and a sweep has hundreds of cells. But a 
 Hydra writes last, over whatever the groups say; so what differs in plain values only is composed once, and written over.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from fourfold import identity
 from fourfold.compose import Start, start_of, to_run_config, user_dirs
 from fourfold.config import RunConfig
-from fourfold.study.space import Cell, to_overrides
+from fourfold.study.space import Cell, corners
 from fourfold.study.trials import label
 
 Compose = Callable[[list[str]], DictConfig]
@@ -59,7 +59,7 @@ def prospects(
     swept = varying(cells) if swept is None else swept
     for cell in cells:
         row = _label(cell.fixed, swept)
-        for overrides in _corners(cell):
+        for overrides in corners(cell):
             parsed = OverridesParser.create().parse_overrides([*overrides])
             cfg = _written_over(parsed, compose, composed)
             config, dirs = to_run_config(cfg), user_dirs(cfg.hydra)
@@ -136,34 +136,3 @@ def _is_plain(override: Override) -> bool:
             return False
         kind = hints[name]
     return not is_dataclass(kind)
-
-
-def _corners(cell: Cell) -> Iterator[tuple[str, ...]]:
-    """Overrides of the middle of a cell's space (or its first point), then with the ends and choices of each key in turn."""
-    texts = {key: to_overrides({key: value})[0] for key, value in _middle(cell.space).items()}
-    middle = {**texts, **(cell.points[0] if cell.space and cell.points else {})}
-    yield (*cell.fixed, *middle.values())
-    for key, distribution in cell.space.items():
-        for end in _ends(distribution):
-            yield (*cell.fixed, *{**middle, key: to_overrides({key: end})[0]}.values())
-
-
-def _middle(space: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _ends(each)[0] if _is_choice(each) else _centre(each) for key, each in space.items()}
-
-
-def _is_choice(distribution: Any) -> bool:
-    return hasattr(distribution, "choices")
-
-
-def _ends(distribution: Any) -> Sequence[Any]:
-    return distribution.choices if _is_choice(distribution) else (distribution.low, distribution.high)
-
-
-def _centre(distribution: Any) -> float:
-    """Of a range of numbers, on the scale that it is searched on."""
-    low, high = distribution.low, distribution.high
-    centre = (low * high) ** 0.5 if distribution.log else (low + high) / 2
-    if distribution.step is not None:
-        centre = low + round((centre - low) / distribution.step) * distribution.step
-    return centre

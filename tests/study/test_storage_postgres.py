@@ -14,7 +14,7 @@ import pytest
 
 from fourfold import cli
 from fourfold.study.ledger import view
-from fourfold.study.storage import open_storage
+from fourfold.study.storage import existing, open_storage
 from study import writer
 
 psycopg = pytest.importorskip("psycopg")
@@ -52,6 +52,14 @@ def test_four_processes_begin_on_an_empty_database_at_once(empty_database: str, 
     writer.begin(writers, logs)
     assert [each.wait(timeout=60) for each in writers] == [0, 0, 0, 0]
     assert writer.completed(open_storage(empty_database, tmp_path)) == {number: number for number in range(12)}
+
+
+def test_looking_for_a_study_makes_no_table(empty_database: str, tmp_path: Path) -> None:
+    assert existing(empty_database, tmp_path) is None
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    open_storage(empty_database, tmp_path)
+    assert existing(empty_database, tmp_path) is not None
 
 
 def test_a_crash_of_the_server_ends_no_writer_and_loses_nothing_told(
@@ -101,7 +109,7 @@ def test_status_finds_the_trials_of_one_study_in_a_database_that_holds_two(
     monkeypatch.setenv("STUDY_URL", empty_database)
     for study, seeds in (("mine", "0,1"), ("another", "0,1,2")):
         words = [
-            "hydra/sweeper=fourfold", "hydra.sweeper.storage='${oc.env:STUDY_URL}'", f"study={study}", f"seed={seeds}",
+            "hydra.sweeper.storage='${oc.env:STUDY_URL}'", f"study={study}", f"seed={seeds}",
             "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=2", "dataset.val_size=10",
             "dataset.test_size=10", "model=micro_resnet", "freeze=from_scratch", "trainer.batch_size=10", "trainer.epochs=1",
             "trainer.device=cpu", "trainer.threads=1", "logger=none", f"paths.outputs={tmp_path}",

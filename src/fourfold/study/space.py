@@ -124,10 +124,41 @@ def holds(space: Mapping[str, "BaseDistribution"], key: str, override: str) -> b
         return False
 
 
+def corners(cell: Cell) -> Iterator[tuple[str, ...]]:
+    """Overrides of the middle of a cell's space (or its first point), then with the ends and choices of each key in turn."""
+    texts = {key: to_overrides({key: value})[0] for key, value in _middle(cell.space).items()}
+    middle = {**texts, **(cell.points[0] if cell.space and cell.points else {})}
+    yield (*cell.fixed, *middle.values())
+    for key, distribution in cell.space.items():
+        for end in _ends(distribution):
+            yield (*cell.fixed, *{**middle, key: to_overrides({key: end})[0]}.values())
+
+
 def grid(space: Mapping[str, "BaseDistribution"]) -> dict[str, list[Any]] | None:
     """Every value of every key, or None where one of them is continuous."""
     values = {key: _steps(distribution) for key, distribution in space.items()}
     return None if any(steps is None for steps in values.values()) else {key: steps or [] for key, steps in values.items()}
+
+
+def _middle(space: Mapping[str, "BaseDistribution"]) -> dict[str, Any]:
+    return {key: _ends(each)[0] if _is_choice(each) else _centre(each) for key, each in space.items()}
+
+
+def _is_choice(distribution: Any) -> bool:
+    return hasattr(distribution, "choices")
+
+
+def _ends(distribution: Any) -> Sequence[Any]:
+    return distribution.choices if _is_choice(distribution) else (distribution.low, distribution.high)
+
+
+def _centre(distribution: Any) -> float:
+    """Of a range of numbers, on the scale that it is searched on."""
+    low, high = distribution.low, distribution.high
+    centre = (low * high) ** 0.5 if distribution.log else (low + high) / 2
+    if distribution.step is not None:
+        centre = low + round((centre - low) / distribution.step) * distribution.step
+    return centre
 
 
 def _expanded(overrides: Sequence[Override]) -> Iterator[tuple[tuple[_Value, ...], dict[str, "BaseDistribution"]]]:
