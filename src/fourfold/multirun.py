@@ -19,11 +19,13 @@ from fourfold import groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 from fourfold.config import ConfigError
 from fourfold.identity import changes_the_result
+from fourfold.jobs import Jobs
 
 # whose `params` are overrides like those of the command line
 OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _SWEEPERS = (BASIC, OURS)
+_OF_HYDRA = re.compile(r"[+~]*hydra[./]")  # an override of the sweep, not of its runs
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     """Prepare a multirun, and refuse what cannot run before any job has started.
 
     `hydra.sweeper.params` (of an experiment or a search) join the overrides; where both name a key,
-    the command line's values are taken. Not every combination is composed, which takes a tenth of a second each, but every
-    value once, beside the first value of all other keys.
+    the command line's values are taken. Not every combination is composed, but every value once, beside the first value of
+    all other keys.
 
     Args:
         overrides: The command line's, in canonical spelling.
@@ -62,10 +64,12 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
         _refuse_intervals(parsed, cfg.hydra.sweeper.get("_target_"))
         study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
         folders = []
-        for point in _points(parsed):
-            job = composed([*point, *study], dirs, config_name)
-            _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
-            folders.append(Path(job.hydra.sweep.dir))
+        with hydra_ready(dirs) as hydra:
+            jobs = Jobs(hydra.config_loader)
+            for point in _points(parsed):
+                job = jobs.load_sweep_config(cfg, [*(text for text in point if not _OF_HYDRA.match(text)), *study])
+                _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
+                folders.append(Path(job.hydra.sweep.dir))
     ours = cfg.hydra.sweeper.get("_target_") == OURS
     return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
 

@@ -38,15 +38,19 @@ class FourfoldSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
+        from fourfold.jobs import Jobs
         from hydra_plugins.fourfold_sweeper._task import TrialTask
 
         self.hydra_context = hydra_context
         self.config = config
+        if "basic" in str(config.hydra.launcher.get("_target_", "")):  # another launcher composes in processes of its own
+            composer: Any = Jobs(hydra_context.config_loader)  # all that launchers ask of a loader
+            hydra_context = HydraContext(composer, hydra_context.callbacks)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=TrialTask(task_function), config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         from hydra_plugins.fourfold_sweeper._engine import sweep
 
-        return sweep(self, arguments)
+        sweep(self, arguments)

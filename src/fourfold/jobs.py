@@ -1,0 +1,91 @@
+"""The configurations of a sweep's jobs: each choice of options composed once, plain values set in copies of it."""
+
+import functools
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+KEPT = 64  # compositions, some 25 kB each: jobs of the same options come together, or take turns with those of other cells
+_OF_THE_JOB = "hydra.job.env_set."  # added to every job, with another value each time
+
+
+class Jobs:
+    """Composes jobs as Hydra's own loader does, in a tenth of the time.
+
+    For every job Hydra reads some twenty files, expands their defaults lists and merges them: 100 CPU ms. Only the choices of
+    options need that. A job that differs in plain values (`optimizer.lr=1e-3 seed=1`) from one that was composed before is a
+    copy of it with these values set, as Hydra sets them: after all else. What becomes of the files meanwhile is not seen.
+
+    Args:
+        loader: Hydra's.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._composed: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """As Hydra's `ConfigLoader` has it, errors included; the same master for all calls."""
+        overrides = [_parsed(text) for text in sweep_overrides]
+        values = self._values(overrides)
+        kind = tuple(each.key_or_group if each in values else str(each.input_line) for each in overrides)
+        if kind in self._composed:
+            self._composed.move_to_end(kind)
+            with suppress(OmegaConfBaseException):  # a value that does not fit: Hydra shall say so
+                job = pickle.loads(self._composed[kind])  # as deepcopy, in a quarter of its time
+                for value in values:
+                    OmegaConf.update(job, value.key_or_group, value.value(), force_add=value.is_add())
+                _tell(job, overrides, master_config)
+                OmegaConf.copy_cache(from_config=master_config, to_config=job)
+                return job
+        job = self._loader.load_sweep_config(master_config, sweep_overrides)
+        if not any(OmegaConf.is_config(OmegaConf.select(job, value.key_or_group)) for value in values):
+            self._composed[kind] = pickle.dumps(job)
+            if len(self._composed) > KEPT:
+                self._composed.popitem(last=False)
+        return job
+
+    def _values(self, overrides: Sequence[Override]) -> list[Override]:
+        """Those that only set a value, in which nothing but a choice of an option has a say."""
+        plain = [override for override in overrides if self._is_plain(override)]
+        others = [each.key_or_group for each in overrides if each not in plain and not self._is_choice(each)]
+        reached = tuple(f"{key}." for key in others)
+        return [override for override in plain if not f"{override.key_or_group}.".startswith(reached)]
+
+    def _is_choice(self, override: Override) -> bool:
+        return "/" in override.key_or_group or self._is_group(override.key_or_group)
+
+    def _is_plain(self, override: Override) -> bool:
+        key = override.key_or_group
+        if override.package is not None or self._is_choice(override) or isinstance(override.value(), dict | list):
+            return False
+        if "${" in str(override.input_line):  # Hydra 1.3 copies it into override_dirname, where it is resolved
+            return False
+        if key.startswith(_OF_THE_JOB):
+            return override.type == OverrideType.ADD
+        return override.type == OverrideType.CHANGE and not key.startswith("hydra.")
+
+
+def _tell(job: DictConfig, overrides: Sequence[Override], master: DictConfig) -> None:
+    """Record the overrides of a job where Hydra does."""
+    task = [override for override in overrides if not override.is_hydra_override()]
+    job.hydra.overrides.task = [override.input_line for override in task]
+    own = [override.input_line for override in overrides if override.is_hydra_override()]
+    job.hydra.overrides.hydra = [*master.hydra.overrides.hydra, *own]
+    if not OmegaConf.is_interpolation(job.hydra.job, "override_dirname"):  # Hydra 1.4 forms it when it is asked for
+        form = job.hydra.job.config.override_dirname
+        told = sorted(str(override.input_line) for override in task if override.key_or_group not in form.exclude_keys)
+        job.hydra.job.override_dirname = form.item_sep.join(told).replace("=", form.kv_sep)
+
+
+@functools.lru_cache(1024)  # a millisecond each; most are the same for all jobs
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)

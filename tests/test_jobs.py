@@ -1,0 +1,74 @@
+"""A job that is a changed copy of another equals the one that Hydra composes."""
+
+from collections.abc import Iterator
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from fourfold.compose import hydra_ready
+from fourfold.jobs import Jobs
+
+JOBS = [
+    ["freeze=full", "seed=1", "optimizer.lr=0.1", "+hydra.job.env_set.TRIAL='[\"a\", 1]'"],
+    ["freeze=full", "seed=2", "optimizer.lr=1e-4", "+hydra.job.env_set.TRIAL='[\"b\", 2]'"],
+    ["freeze=full", "seed=0", "seed=1"],  # the last one counts
+    ["freeze=full", "seed=1", "seed=0"],
+    ["freeze=full", "optimizer=sgd", "optimizer.lr=${seed}"],
+    ["freeze=full", "optimizer=sgd", "optimizer.lr=3"],
+    ["freeze=last_blocks", "freeze_strategy.blocks=2"],
+    ["freeze=last_blocks", "freeze_strategy.blocks=null"],
+    ["optimizer.kwargs={fused: true}", "+optimizer.kwargs.amsgrad=false"],
+    ["optimizer.kwargs={fused: false}", "+optimizer.kwargs.amsgrad=true"],
+    ["optimizer.kwargs.fused=false", "optimizer.kwargs={fused: true}"],
+    ["optimizer.kwargs.fused=true", "optimizer.kwargs={fused: false}"],
+    ["dataset=digits", "dataset.kwargs.train=20"],
+    ["dataset=digits", "dataset.kwargs.train=21"],
+]
+
+
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    with hydra_ready() as hydra:
+        yield hydra.config_loader
+
+
+def master(loader: ConfigLoader) -> DictConfig:
+    return loader.load_configuration("config", ["hydra/sweeper=fourfold", "study=s"], RunMode.MULTIRUN)
+
+
+def test_every_job_is_as_hydra_composes_it(loader: ConfigLoader) -> None:
+    jobs, cfg = Jobs(loader), master(loader)
+    for overrides in [*JOBS, *reversed(JOBS)]:
+        expected, found = (each.load_sweep_config(cfg, overrides) for each in (loader, jobs))
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected), overrides
+        assert found._metadata.flags == expected._metadata.flags
+        assert OmegaConf.get_type(found.optimizer) == OmegaConf.get_type(expected.optimizer)
+    assert found.hydra.job.override_dirname
+
+
+def test_what_was_composed_once_is_not_composed_again_and_nobody_shares_it(loader: ConfigLoader) -> None:
+    calls = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            calls.append(name)
+            return getattr(loader, name)
+
+    jobs, cfg = Jobs(Counting()), master(loader)  # type: ignore[arg-type]
+    first = jobs.load_sweep_config(cfg, ["freeze=full", "seed=1"])
+    first.trainer.epochs = 99
+    second = jobs.load_sweep_config(cfg, ["freeze=full", "seed=2"])
+    assert second.seed == 2
+    assert second.trainer.epochs != 99
+    jobs.load_sweep_config(cfg, ["freeze=last_blocks", "seed=2"])
+    assert calls.count("load_sweep_config") == 2
+
+
+def test_a_value_that_does_not_fit_is_refused_in_hydras_words(loader: ConfigLoader) -> None:
+    jobs, cfg = Jobs(loader), master(loader)
+    jobs.load_sweep_config(cfg, ["seed=1"])
+    with pytest.raises(ConfigCompositionException, match="seed=one"):
+        jobs.load_sweep_config(cfg, ["seed=one"])
