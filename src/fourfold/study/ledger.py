@@ -101,13 +101,16 @@ class Ledger:
             )
             for name, cell in self._cells.items()
         }
+        # With a thousand cells no step may look at them all, so each remembers what can only become true, or only grow:
+        self._done: dict[str, list[FrozenTrial]] = {}  # the trials of cells that are done
+        self._begun = dict.fromkeys(self._cells, 0)  # keys that had begun when a cell was last looked at
         for name, cell in self._cells.items():
             _name_objectives(self._studies[name], list(metrics))
             self._enqueue(self._studies[name], cell, retry_failed)
 
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
         """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
-        trials = self._trials(study)
+        trials = self._trials(study.study_name)
         there = {_key(trial) for trial in (_standing(trials, cell, self._max_retries) if retry_failed else trials)}
         for i, point in enumerate(cell.points):
             if f"p{i}" not in there:
@@ -125,22 +128,28 @@ class Ledger:
 
         Cells take turns, so that a night that ends early has given each the same number of trials.
         """
-        for name in sorted(self._cells, key=lambda name: len(self._begun(self._studies[name]))):
-            while self._wants(name):
-                job = self._ask(name)
-                if job is not None:
-                    return job
+        left = [name for name in self._cells if name not in self._done]
+        while left:
+            name = min(left, key=self._begun.__getitem__)
+            begun = self._begun[name]
+            wanted = self._wants(name)
+            if self._begun[name] > begun:
+                continue  # others have been there: another cell may be the next now
+            job = self._ask(name) if wanted else None
+            if job is not None:
+                return job
+            if not wanted:
+                left.remove(name)
         return None
 
     def _wants(self, name: str) -> bool:
-        """Whether the cell has a trial in its queue, or budget for a new one."""
-        trials = self._trials(self._studies[name])
+        """Whether the cell has a trial in its queue, or budget for a new one; takes note of what has begun."""
+        trials = self._trials(name)
+        begun = {_key(trial) for trial in trials if trial.state != TrialState.WAITING and not _is_void(trial)}
+        self._begun[name] = max(self._begun[name], len(begun))
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         return bool(self._cells[name].space) and len(_keys(trials)) < self._cells[name].budget
-
-    def _begun(self, study: Study) -> set[str]:
-        return {_key(trial) for trial in self._trials(study) if trial.state != TrialState.WAITING and not _is_void(trial)}
 
     def _ask(self, name: str) -> Job | None:
         """Ask the cell for a trial; None if another process turns out to have been quicker."""
@@ -162,7 +171,7 @@ class Ledger:
 
     def _is_late(self, study: Study, cell: Cell, number: int) -> bool:
         """Whether this trial's key stands already, or the budget was used up before it."""
-        trials = self._trials(study)
+        trials = self._trials(study.study_name)
         mine = _key(next(trial for trial in trials if trial.number == number))
         if any(_key(trial) == mine and trial.number < number for trial in _standing(trials, cell, self._max_retries)):
             return True
@@ -175,8 +184,8 @@ class Ledger:
     def reap(self) -> int:
         """Put back every trial whose holder has died, or give up on it after `max_retries`; returns how many were found."""
         found = 0
-        for name, study in self._studies.items():
-            for trial in self._trials(study):
+        for name in [name for name in self._cells if not self._is_done(name)]:
+            for trial in self._trials(name):
                 started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
                 if trial.state == TrialState.RUNNING and not lease.is_alive(trial.user_attrs.get("holder"), started):
                     self.put_back(name, trial.number)
@@ -212,7 +221,7 @@ class Ledger:
                 only waited for its turn in a launcher whose worker was killed has done nothing.
         """
         study = self._studies[name]
-        trials = self._trials(study)
+        trials = self._trials(name)
         old = next(trial for trial in trials if trial.number == number)
         if old.state != TrialState.RUNNING:
             return
@@ -257,30 +266,29 @@ class Ledger:
 
     def is_done(self) -> bool:
         """Whether every key of every cell has ended."""
-        return all(
-            len(self._ended(study)) >= self._cells[name].budget
-            and not any(trial.state in UNFINISHED and not _is_void(trial) for trial in self._trials(study))
-            for name, study in self._studies.items()
-        )
+        return all(map(self._is_done, self._cells))
 
-    def _ended(self, study: Study) -> set[str]:
-        trials = self._trials(study)
-        return {
-            _key(trial)
-            for trial in trials
-            if trial.state not in UNFINISHED and not _is_void(trial) and not _is_interrupted(trial)
-        }
+    def _is_done(self, name: str) -> bool:
+        if name not in self._done:
+            trials = self._trials(name)
+            real = [trial for trial in trials if not _is_void(trial)]
+            if any(trial.state in UNFINISHED for trial in real):
+                return False
+            if len({_key(trial) for trial in real if not _is_interrupted(trial)}) < self._cells[name].budget:
+                return False
+            self._done[name] = trials
+        return True
 
     def best(self, cell: Cell) -> FrozenTrial | None:
         """The best completed trial of a cell (of several objectives: the first of the Pareto set), or None."""
-        study = next(self._studies[name] for name, each in self._cells.items() if each == cell)
-        if not any(trial.state == TrialState.COMPLETE for trial in self._trials(study)):
+        name = next(name for name, each in self._cells.items() if each == cell)
+        if not any(trial.state == TrialState.COMPLETE for trial in self._trials(name)):
             return None
-        return persevere(lambda: study.best_trials)[0]
+        return persevere(lambda: self._studies[name].best_trials)[0]
 
     def view(self) -> list[TrialView]:
         """The trials of these cells as a reader sees them."""
-        return [each for name, study in self._studies.items() for each in _views(name, self._trials(study))]
+        return [each for name in self._cells for each in _views(name, self._trials(name))]
 
     def fail(self, job: Job, reason: str) -> None:
         """End a job's trial, unless it has ended."""
@@ -291,7 +299,7 @@ class Ledger:
     def has_taken(self, pid: int) -> bool:
         """Whether the process of this host with that pid has ever taken one of these trials."""
         host = lease.holder()["host"]
-        holders = [trial.user_attrs.get("holder", {}) for study in self._studies.values() for trial in self._trials(study)]
+        holders = [trial.user_attrs.get("holder", {}) for name in self._cells for trial in self._trials(name)]
         return any(holder.get("pid") == pid and holder.get("host") == host for holder in holders)
 
     def set(self, trial_id: int, key: str, value: Any) -> None:
@@ -301,8 +309,10 @@ class Ledger:
         """Give a trial its last state; False if it had one."""
         return end(self._storage, trial_id, state, values)
 
-    def _trials(self, study: Study) -> list[FrozenTrial]:
-        return persevere(lambda: study.get_trials(deepcopy=False))
+    def _trials(self, name: str) -> list[FrozenTrial]:
+        """The trials of a cell. A trial that has ended changes no more; a cell that is done gets new ones only from a process
+        that tries failed points again, which does them itself."""
+        return self._done.get(name) or persevere(lambda: self._studies[name].get_trials(deepcopy=False))
 
 
 def _name_objectives(study: Study, names: list[str]) -> None:

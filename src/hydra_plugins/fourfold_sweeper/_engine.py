@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -43,13 +43,11 @@ DEADLINE = "FOURFOLD_DEADLINE"  # environment variable of such a process: after 
 ENDED_BY_ITSELF = (0, 2, 130)  # exit codes of a worker: done, refused, stopped
 IN_VAIN = 3  # workers that die one after another before they have taken a trial: nothing would change for the next
 POLL = 1.0  # seconds between two looks at trials that other processes hold
+SELDOM = 20  # looking at every cell may take one part in so many of the time, however many cells there are
 
 
-def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
+def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     """Run what is left of the study; several processes may do so at once.
-
-    Returns:
-        Hydra's job returns of the runs that this process has launched, a list for each batch.
 
     Raises:
         ConfigError: the sweep itself cannot be.
@@ -69,12 +67,11 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Any]:
             show = lambda: display.update(ledger.view()) if display.due else None  # noqa: E731
             _work_together(sweeper.workers, _gpus(config), folder, show, Replacing(ledger, deadline))
             display.update(ledger.view())
-    returns = _settle(sweeper, ledger, cells, names(config)[0], deadline)
+    _settle(sweeper, ledger, cells, names(config)[0], deadline)
     searched = [cell for cell in cells if cell.space]
     if searched and config.search.repeats and ledger.is_done():
         again = [_repeats(ledger, cell, config.search.repeats) for cell in searched]
-        returns += _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
-    return returns
+        _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
 
 
 def asked(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Override]:
@@ -143,20 +140,21 @@ def _repeats(ledger: Ledger, cell: Cell, count: int) -> Cell:
     return Cell(f"{cell.name}-repeats", command, points, {}, len(points))
 
 
-def _settle(
-    sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], metric: str, deadline: float | None
-) -> list[Any]:
+def _settle(sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], metric: str, deadline: float | None) -> None:
     """Take and launch trials until every cell is done; where only other processes' trials are left, wait for them."""
-    returns: list[Any] = []
     launched = 0
     longest = 0.0
+    next_look = 0.0
     size = _size(sweeper, cells)
     parent = os.getppid()
     total = 0 if ledger.is_done() else sum(cell.budget for cell in cells)
     with SweepDisplay(total, metric, live=False, shared=_shared(cells)) as display:
         while not ledger.is_done():
-            ledger.reap()
-            display.update(ledger.view())
+            if time.monotonic() >= next_look:
+                look = time.monotonic()
+                ledger.reap()
+                display.update(ledger.view())
+                next_look = time.monotonic() + SELDOM * (time.monotonic() - look)
             if deadline is not None and time.time() + longest > deadline:
                 log.warning("the time is up: what is left waits for the same command")
                 break
@@ -169,11 +167,10 @@ def _settle(
                 continue
             started = time.time()
             for together in _apart(jobs):
-                returns += _launch(sweeper, ledger, together, launched)
+                _launch(sweeper, ledger, together, launched)
                 launched += len(together)
             longest = max(longest, time.time() - started)
         display.update(ledger.view())
-    return returns
 
 
 def _shared(cells: Sequence[Cell]) -> set[str]:
@@ -200,12 +197,12 @@ def _apart(jobs: list[Job]) -> list[list[Job]]:
     return [each for each in (trusted, *([job] for job in jobs if job.suspect)) if each]
 
 
-def _launch(sweeper: "FourfoldSweeper", ledger: Ledger, jobs: list[Job], first: int) -> list[Any]:
+def _launch(sweeper: "FourfoldSweeper", ledger: Ledger, jobs: list[Job], first: int) -> None:
     """Hand jobs to the launcher; those that it has left unfinished are queued again."""
-    returns: list[Any] = []
     reason: str | None = "the launcher did not begin it"
     try:
-        returns.append(sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=first))
+        # what it returns is not kept: the configurations of a thousand runs
+        sweeper.launcher.launch([_command(job) for job in jobs], initial_job_idx=first)
     except Exception as error:  # a worker was killed, or a job's values do not go together; the runs have told their own ends
         reason = f"{type(error).__name__}: {error}"
         log.warning("the launcher gave up, what it left is queued again: %s", reason)
@@ -214,7 +211,6 @@ def _launch(sweeper: "FourfoldSweeper", ledger: Ledger, jobs: list[Job], first: 
         raise
     finally:
         ledger.put_back_left(jobs, reason)
-    return returns
 
 
 def _size(sweeper: "FourfoldSweeper", cells: Sequence[Cell]) -> int | None:

@@ -37,13 +37,24 @@ class TrialTask:
 
     def __init__(self, task: Any) -> None:
         self._task = task
+        self._open: tuple[tuple[int, str, str], BaseStorage] | None = None
+
+    def __reduce__(self) -> tuple[type["TrialTask"], tuple[Any]]:
+        return TrialTask, (self._task,)
+
+    def _storage(self, kind: str, folder: Path) -> BaseStorage:
+        """The study's storage, opened once for all runs of a process: a journal of a thousand trials takes a second to read."""
+        key = (os.getpid(), kind, str(folder))
+        if self._open is None or self._open[0] != key:
+            self._open = key, open_storage(kind, folder)
+        return self._open[1]
 
     def __call__(self, cfg: DictConfig) -> Any:
         if TRIAL not in os.environ:
             return self._task(cfg)
         study_name, trial_id = json.loads(os.environ[TRIAL])
         job = HydraConfig.get()
-        storage = open_storage(job.sweeper.storage, Path(job.sweep.dir))
+        storage = self._storage(job.sweeper.storage, Path(job.sweep.dir))
         trial = persevere(lambda: storage.get_trial(trial_id))
         if trial.state != TrialState.RUNNING:
             log.info("trial %d of %s has been run by another process", trial_id, study_name)
