@@ -103,7 +103,12 @@ def _schema(kind: type) -> DictConfig:
 
 def _sections(kind: type) -> dict[str, type]:
     """The fields of a config class that are config classes themselves."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if isinstance(hint, type) and is_dataclass(hint)}
+    return {name: hint for name, hint in _hints(kind).items() if isinstance(hint, type) and is_dataclass(hint)}
+
+
+@functools.cache  # of a dozen classes; every run is checked against them several times
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def composed(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> DictConfig:
@@ -157,7 +162,7 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
 
 def _refuse_unknown(node: DictConfig, kind: type, prefix: str = "") -> None:
     """Refuse what `+key=value` added to the schema, and configs that were composed without it."""
-    known = get_type_hints(kind)
+    known = _hints(kind)
     for name in map(str, node):
         key = f"{prefix}{name}"
         if name not in known and key != "hydra":
