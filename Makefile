@@ -5,6 +5,7 @@
 #   make test-postgres   run the tests that need a PostgreSQL; Debian's and Ubuntu's root need not have installed it
 #   make test-slurm      run the tests that need a Slurm, as root; Debian and Ubuntu need not have it installed
 #   make test-ray        run the tests that need a Ray
+#   make bench-sweep     what a sweep costs beside its runs, per trial
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray bench-sweep clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -58,6 +59,9 @@ test-ray: $(VENV)/.test
 	@grep -vE '^(cloudpickle|joblib|python-dateutil)==' constraints.txt > $(RAY)/constraints.txt
 	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt -e '.[ray]'
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RAY)/bin/python -m pytest -m ray
+
+bench-sweep: $(VENV)/.test
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/sweep_overhead.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
