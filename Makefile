@@ -6,6 +6,7 @@
 #   make test-slurm      run the tests that need a Slurm, as root; Debian and Ubuntu need not have it installed
 #   make test-ray        run the tests that need a Ray
 #   make bench-sweep     what a sweep costs beside its runs, per trial
+#   make test-kills      kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray bench-sweep clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills bench-sweep clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -34,12 +35,14 @@ test-hydra-next: $(VENV)/.test
 	@PYTHONPATH=$(CURDIR)/$(VENV)/hydra-next OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
 		tests/test_compose.py tests/test_cli.py tests/test_experiments.py tests/study/test_space.py tests/test_sweeper.py
 
-test-postgres: $(VENV)/.test
+test-postgres: MARKER = postgres
+test-kills: MARKER = kills
+test-postgres test-kills: $(VENV)/.test
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy --no-install-recommends postgresql; } || \
 		{ echo "PostgreSQL's initdb is missing (Debian and Ubuntu: apt install postgresql)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgresql]'
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m $(MARKER)
 
 test-slurm: $(VENV)/.test
 	@PATH=$$PATH:/usr/sbin; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || \

@@ -50,3 +50,11 @@ def _one_thread() -> None:
     """For a torch that something imported before this file could speak."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes ten minutes runs only when it is asked for."""
+    if "kills" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("kills"):
+                item.add_marker(pytest.mark.skip(reason="takes ten minutes: make test-kills, or pytest -m kills"))

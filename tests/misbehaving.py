@@ -28,7 +28,7 @@ class Small(nn.Module):
         if self.begun and self.dies == "exit":
             os._exit(7)
         y = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
-        return y * float("nan") if self.begun and self.dies == "nan" else y
+        return y * float("nan") if self.begun and self.dies == "diverging" else y
 
 
 def small(num_outputs: int, in_chans: int, room: int = 10**6, eval_room: int = 10**6, dies: str = "") -> Small:
