@@ -7,6 +7,7 @@
 #   make test-ray        run the tests that need a Ray
 #   make bench-sweep     what a sweep costs beside its runs, per trial
 #   make test-kills      kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
+#   make bench-pruning   what pruning saves, and whether it finds the same best: some minutes
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills bench-sweep clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills bench-sweep bench-pruning clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -65,6 +66,9 @@ test-ray: $(VENV)/.test
 
 bench-sweep: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/sweep_overhead.py
+
+bench-pruning: $(VENV)/.study
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/pruning.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
