@@ -1,13 +1,14 @@
 # Commands, each enough on a machine with Python 3.11 or newer and make:
-#   make study           install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
-#   make test            install into .venv and run ruff, mypy and pytest
-#   make test-hydra-next run the tests of the door and the sweeper on the coming Hydra, 1.4
-#   make test-postgres   run the tests that need a PostgreSQL; Debian's and Ubuntu's root need not have installed it
-#   make test-slurm      run the tests that need a Slurm, as root; Debian and Ubuntu need not have it installed
-#   make test-ray        run the tests that need a Ray
-#   make bench-sweep     what a sweep costs beside its runs, per trial
-#   make test-kills      kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
-#   make bench-pruning   what pruning saves, and whether it finds the same best: some minutes
+#   make study             install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
+#   make test              install into .venv and run ruff, mypy and pytest
+# What takes longer or needs more, installed where it is missing (by apt, as root on Debian or Ubuntu):
+#   make test-hydra-next   the tests of the door and the sweeper on the coming Hydra, 1.4
+#   make test-postgres     a study in a PostgreSQL
+#   make test-slurm        a study on a Slurm of one node
+#   make test-ray          a study on a local Ray
+#   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
+#   make bench-sweep       what a sweep costs beside its runs, per trial
+#   make bench-pruning     what pruning saves, and whether it finds the same best
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
