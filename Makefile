@@ -9,6 +9,7 @@
 #   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
 #   make bench-sweep       what a sweep costs beside its runs, per trial
 #   make bench-pruning     what pruning saves, and whether it finds the same best
+#   make test-exhaustive   cut every builder of torchvision and one model of each family of timm
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills bench-sweep bench-pruning clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-pruning clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -29,6 +30,9 @@ test: $(VENV)/.test
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-exhaustive: $(VENV)/.test
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m exhaustive
 
 # Beside the environment, whose Hydra stays as it is.
 HYDRA_NEXT := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3

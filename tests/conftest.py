@@ -53,8 +53,9 @@ def _one_thread() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes ten minutes runs only when it is asked for."""
-    if "kills" not in config.getoption("markexpr"):
-        for item in items:
-            if item.get_closest_marker("kills"):
-                item.add_marker(pytest.mark.skip(reason="takes ten minutes: make test-kills, or pytest -m kills"))
+    """What takes many minutes runs only when it is asked for."""
+    for mark in ("kills", "exhaustive"):
+        if mark not in config.getoption("markexpr"):
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"takes many minutes: make test-{mark}, or pytest -m {mark}"))
