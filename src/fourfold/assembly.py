@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
-from fourfold import checkpoint, data, freeze, losses, metrics, models, optim, schedule
+from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, schedule
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit
 from fourfold.ranks import Ranks
@@ -25,15 +25,17 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Parts:
-    """Everything that a run works with. `net` is the bare network; `wrapped` is what is trained (DDP under torchrun)."""
+    """Everything that a run works with. `net` is the bare network; `trained` is what the loop sees: the network, in
+    DistributedDataParallel under torchrun, or what lies behind its frozen prefix."""
 
     config: RunConfig
     ranks: Ranks
     splits: data.Splits
     model: models.TransferModel
     net: nn.Module
-    wrapped: nn.Module
+    trained: nn.Module
     plan: freeze.Plan
+    images: tuple[data.Batches, data.Batches]  # of training and validation
     train: data.Batches
     val: data.Batches
     steps: int  # optimizer steps of an epoch
@@ -43,11 +45,14 @@ class Parts:
     optimizer: Optimizer
     ema: ModelEmaV3 | None
     state: State
+    stored: features.Features | None = None  # stored activations of the present phase
+    ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
 
     @property
-    def validated_net(self) -> nn.Module:
-        """The network that is validated and kept: the averaged one where there is one."""
-        return self.net if self.ema is None else self.ema.module
+    def validated(self) -> nn.Module:
+        """The network that is validated and kept, the averaged one where there is one; as `val` needs it."""
+        net = self.net if self.ema is None else self.ema.module
+        return net if self.stored is None else self.stored.split.suffix_of(net)
 
     def done(self) -> bool:
         """Whether there is no epoch left, or early stopping has waited long enough."""
@@ -66,15 +71,31 @@ class Parts:
         """Begin the phase of the coming epoch if it is a new one: unfreeze, let the new groups learn, take a proof."""
         epoch, proofs = self.state.epoch, self.state.proofs
         phase = self.plan.phase_at(epoch)
-        if len(proofs) > phase:
+        if len(proofs) <= phase:
+            if proofs:
+                proofs[-1] = freeze.end_proof(self.net, proofs[-1], epoch - 1)
+                freeze.apply(self.net, self.plan.phases[phase], self.plan.norm_stats)
+                joining = [group for group in self.plan.groups if group.phase == phase]
+                optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
+            proofs.append(freeze.begin_proof(self.net, phase, epoch))
+        if self.ready_for != phase:
+            self._get_ready()
+            self.ready_for = phase
+
+    def _get_ready(self) -> None:
+        """Choose what the loop sees in this phase: the only place that knows whether activations are stored."""
+        self.stored = features.build(self.config, self.model, self.splits, self.kit)
+        self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
+        if self.stored is None:
             return
-        if proofs:
-            proofs[-1] = freeze.end_proof(self.net, proofs[-1], epoch - 1)
-            freeze.apply(self.net, self.plan.phases[phase], self.plan.norm_stats)
-            joining = [group for group in self.plan.groups if group.phase == phase]
-            optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
-            self.wrapped = _wrap(self.net, self.ranks)
-        proofs.append(freeze.begin_proof(self.net, phase, epoch))
+        self.val = _over(self.stored.val, self.val)
+        if self.stored.train is not None:
+            self.trained, self.train = self.stored.split.suffix, _over(self.stored.train, self.train)
+
+    def check_features(self) -> None:
+        """Hold the stored activations against the whole network, from the image."""
+        if self.stored is not None:
+            features.check(self.stored, self.net, self.splits, self.kit)
 
     def save(self, folder: Path, *, best: bool = False) -> None:
         """Write the checkpoint from the first process; the others wait for it."""
@@ -119,8 +140,9 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
         splits=splits,
         model=model,
         net=net,
-        wrapped=_wrap(net, ranks),
+        trained=net,
         plan=plan,
+        images=(train, val),
         train=train,
         val=val,
         steps=min(len(train), config.trainer.limit_train_batches or len(train)),
@@ -164,6 +186,18 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
         world=ranks.world,
     )
     return train, train if config.trainer.overfit else _in_order(splits.val, config, ranks)
+
+
+def _over(activations: features.ActivationSet, images: data.Batches) -> data.Batches:
+    """The same batches, of stored activations."""
+    return data.Batches(
+        activations,
+        batch_size=images.batch_size,
+        accumulate=images.accumulate,
+        loader=replace(images.loader, num_workers=0, persistent_workers=False),
+        seed=images.seed,
+        shuffle=images.shuffle,
+    )
 
 
 def _in_order(dataset: Dataset, config: RunConfig, ranks: Ranks) -> data.Batches:

@@ -4,6 +4,8 @@ import re
 
 from fourfold.config import (
     AUGMENTATIONS,
+    CACHE_DTYPES,
+    CACHES,
     CLASS_WEIGHTS,
     COLLATES,
     DATASET_SOURCES,
@@ -77,6 +79,8 @@ def _check_names(config: RunConfig) -> None:
         ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
         ("trainer.precision", trainer.precision, PRECISIONS),
         ("trainer.device", trainer.device, DEVICES),
+        ("cache.activations", config.cache.activations, CACHES),
+        ("cache.dtype", config.cache.dtype, CACHE_DTYPES),
         ("trainer.loss.name", trainer.loss.name, LOSSES),
         ("trainer.loss.class_weights", trainer.loss.class_weights, CLASS_WEIGHTS),
         ("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES),
@@ -114,6 +118,8 @@ def _check_numbers(config: RunConfig) -> None:
         "transform.mixup": (config.transform.mixup, 0),
         "transform.cutmix": (config.transform.cutmix, 0),
         "trainer.loss.gamma": (trainer.loss.gamma, 0),
+        "cache.views": (config.cache.views, 1),
+        "cache.limit_gb": (config.cache.limit_gb, 0),
         "search.n_trials": (config.search.n_trials, 1),
         "search.repeats": (config.search.repeats, 0),
         "search.max_retries": (config.search.max_retries, 0),

@@ -23,6 +23,8 @@ CLASS_WEIGHTS = ("none", "balanced")
 SAMPLERS = ("random", "sequential", "weighted", "subset")
 COLLATES = ("stack", "pad", "resize")
 AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
+CACHES = ("auto", "off")
+CACHE_DTYPES = ("fp32", "bf16", "fp16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
@@ -147,6 +149,16 @@ class TransformConfig:
 
 
 @dataclass
+class CacheConfig:
+    """What is computed once and reused by every epoch, learning rate, seed and trial. See docs/caching.md."""
+
+    activations: str  # one of CACHES: of the frozen prefix of a network
+    dtype: str  # one of CACHE_DTYPES, in which activations are stored
+    views: Optional[int]  # augmented views of each training image that are stored; null: augmented images are computed anew
+    limit_gb: float  # of all stored activations together
+
+
+@dataclass
 class LossConfig:
     name: str  # one of LOSSES; auto follows dataset.task
     label_smoothing: float
@@ -266,6 +278,7 @@ class RunConfig:
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     transform: TransformConfig
+    cache: CacheConfig
     trainer: TrainerConfig
     logger: LoggerConfig
     quadrant: QuadrantConfig

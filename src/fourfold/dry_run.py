@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) ->
         if wanted := config.trainer.threads or threads:
             torch.set_num_threads(wanted)
         seed_everything(config.seed, config.trainer.deterministic)
+        # what is stored once per image is no step's cost, and must not be computed for a trial
+        config = replace(config, cache=replace(config.cache, activations="off"))
         parts = assemble(config, NOWHERE, ranks)
         first_step, (first, last) = _train(parts, steps)
         eval_seconds = _evaluate(parts)
@@ -81,7 +84,7 @@ def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
         ends.append(time.perf_counter())
 
     train_one_epoch(
-        parts.wrapped,
+        parts.trained,
         _whole_steps(parts, steps),
         parts.kit,
         parts.optimizer,
@@ -110,7 +113,7 @@ def _evaluate(parts: Parts) -> float:
     started = 0.0
     for _ in range(1 if parts.ranks.device.type == "cpu" else 2):
         started = time.perf_counter()
-        evaluate(parts.validated_net, parts.val.at(0, stop_step=1), parts.kit, parts.measures)
+        evaluate(parts.validated, parts.val.at(0, stop_step=1), parts.kit, parts.measures)
     return time.perf_counter() - started
 
 

@@ -26,6 +26,8 @@ NOT_IN_THE_RESULT = {
     "dataset.loader.pin_memory": "speed",
     "dataset.loader.persistent_workers": "speed",
     "model.trust": "a consent",
+    "cache.activations": "speed; the numbers are those of the whole network",
+    "cache.limit_gb": "room",
     "optimizer.small_lr": "a point of a search; a run has its rate in optimizer.lr",
     "trainer.eval_batch_size": "speed",
     "trainer.checkpoint_seconds": "how often, not what",

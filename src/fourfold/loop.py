@@ -18,7 +18,7 @@ from fourfold.losses import Loss
 from fourfold.ranks import Ranks
 from fourfold.state import State
 
-Batch = Sequence[Tensor]  # (inputs, targets) or (inputs, targets, mask)
+Batch = Sequence[Any]  # (images, targets), (images, targets, mask), or (a tuple of stored activations, targets)
 CHECK_EVERY = 50  # steps between two looks at the loss on a GPU, since each look waits for the device
 
 
@@ -103,13 +103,13 @@ def _step(net: nn.Module, micro_batches: Sequence[Batch], images: int, kit: Kit,
     total = torch.zeros((), device=kit.ranks.device)
     for i, (inputs, targets, *mask) in enumerate(micro_batches):
         inputs, targets, mask = _to_device(inputs, targets, mask, kit)
-        inputs = kit.prepare(inputs, *mask)
+        inputs = _prepared(inputs, mask, kit)
         if kit.mix is not None:
             inputs, targets = kit.mix(inputs, targets)
         last = i == len(micro_batches) - 1
         quiet = net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext()
         with quiet:
-            with _autocast(kit):
+            with autocast(kit):
                 outputs = _forward(net, inputs, mask, kit)
             # a sum over all micro-batches and processes, divided once; DDP divides by the number of processes, hence `world`
             loss = kit.loss(outputs, targets).sum() / images
@@ -155,8 +155,8 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
     for micro_batches in steps:
         for inputs, targets, *mask in micro_batches:
             inputs, targets, mask = _to_device(inputs, targets, mask, kit)
-            with _autocast(kit):
-                outputs = _forward(net, kit.prepare(inputs, *mask), mask, kit)
+            with autocast(kit):
+                outputs = _forward(net, _prepared(inputs, mask, kit), mask, kit)
             loss_sum += kit.eval_loss(outputs, targets).sum().to("cpu", torch.float64)
             images += len(targets)
             measure.update(metrics, kit.task, outputs, targets)
@@ -173,19 +173,31 @@ def unwrap(net: nn.Module) -> nn.Module:
     return net.module if isinstance(net, DistributedDataParallel) else net
 
 
-def _to_device(inputs: Tensor, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _to_device(inputs: Any, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[Any, Tensor, list[Tensor]]:
     device = kit.ranks.device
+    targets, mask = targets.to(device, non_blocking=True), [part.to(device, non_blocking=True) for part in mask]
+    if isinstance(inputs, tuple):
+        return tuple(part.to(device, non_blocking=True) for part in inputs), targets, mask
     layout = torch.channels_last if kit.channels_last else torch.preserve_format
-    return (
-        inputs.to(device, non_blocking=True).to(memory_format=layout),
-        targets.to(device, non_blocking=True),
-        [part.to(device, non_blocking=True) for part in mask],
-    )
+    return inputs.to(device, non_blocking=True).to(memory_format=layout), targets, mask
 
 
-def _forward(net: nn.Module, inputs: Tensor, mask: list[Tensor], kit: Kit) -> Tensor:
+def _prepared(inputs: Any, mask: list[Tensor], kit: Kit) -> Any:
+    """Images normalised; activations are what normalised images have become."""
+    return inputs if isinstance(inputs, tuple) else kit.prepare(inputs, *mask)
+
+
+def _forward(net: nn.Module, inputs: Any, mask: list[Tensor], kit: Kit) -> Tensor:
+    if isinstance(inputs, tuple):
+        return net(*inputs)
     return net(inputs, mask=mask[0]) if mask and kit.takes_mask else net(inputs)
 
 
-def _autocast(kit: Kit) -> torch.autocast | nullcontext[None]:
+def ready(images: Tensor, kit: Kit) -> Tensor:
+    """A batch of uint8 images as the network sees them: on the device, in the run's memory layout, normalised."""
+    inputs, _, _ = _to_device(images, images.new_empty(0), [], kit)
+    return _prepared(inputs, [], kit)
+
+
+def autocast(kit: Kit) -> torch.autocast | nullcontext[None]:
     return nullcontext() if kit.autocast is None else torch.autocast(kit.ranks.device.type, dtype=kit.autocast)

@@ -41,6 +41,7 @@ def describe(
         "seconds": state.seconds,
         "seconds_per_epoch": state.seconds / state.epoch,
         "params": parameters(parts),
+        "frontier": parts.stored.split.name if parts.stored is not None else None,
         "peak_memory_bytes": _peak_memory(parts.ranks.device),
         **asdict(portion),
         "manifest_hash": parts.splits.manifest.hash,

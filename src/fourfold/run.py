@@ -184,7 +184,7 @@ def _train(
 
     with watched(ranks.world, training=True):
         whole = train_one_epoch(
-            parts.wrapped,
+            parts.trained,
             parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),
             parts.kit,
             parts.optimizer,
@@ -214,7 +214,7 @@ def _validate(parts: Parts, row: dict[str, float]) -> bool:
     limit = parts.config.trainer.limit_eval_batches
     started = time.perf_counter()
     with watched(parts.ranks.world, training=False):
-        values = evaluate(parts.validated_net, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
+        values = evaluate(parts.validated, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
     values.pop("confusion", None)
     row.update({f"val/{name}": value for name, value in values.items()})
     if not math.isfinite(values["loss"]):
@@ -239,6 +239,7 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     best = checkpoint.load(folder / "best.pt", parts.ranks.device)
     assert best is not None, "the last epoch is always validated, so there is a best one"
     parts.net.load_state_dict(checkpoint.weights_of(best))
+    parts.check_features()
     state.proofs.append(freeze.end_proof(parts.net, replace(running, epochs=(state.best_epoch,) * 2), state.best_epoch))
     limit = parts.config.trainer.limit_eval_batches
     with watched(parts.ranks.world, training=False):

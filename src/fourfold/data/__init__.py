@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fourfold.config import DatasetConfig, TransformConfig
-from fourfold.data.batches import Batches, class_weights
+from fourfold.data import randomness
+from fourfold.data.batches import Batches, class_weights, image_seed
 from fourfold.data.images import ImageSet, TensorSet
 from fourfold.data.sealed import SealedSplit, TestSplitOpened
 from fourfold.data.sources import open_source
@@ -22,10 +23,12 @@ __all__ = [
     "Splits",
     "TestSplitOpened",
     "class_weights",
+    "image_seed",
     "load_splits",
     "mixer",
     "normalizer",
     "outline",
+    "randomness",
 ]
 
 

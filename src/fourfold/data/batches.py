@@ -41,8 +41,8 @@ class Batches:
     ) -> None:
         """
         Args:
-            dataset: Map-style, of (tensor, target). One with `take(positions) -> (inputs, targets)` gives whole batches at
-                once; `labels` [N] are read for sampler=weighted.
+            dataset: Map-style, of (tensor, target). One with `take(positions, epoch) -> (inputs, targets)` gives whole batches
+                at once; `labels` [N] are read for sampler=weighted.
             batch_size: Images of one step, over all processes and micro-batches.
             accumulate: Micro-batches of one step.
             shuffle: Whether this is training: follow the sampler, and leave out a last step of fewer than max(2, world) images,
@@ -151,7 +151,7 @@ class _Reader(Dataset):
 
     def read(self, epoch: int, positions: list[int]) -> Batch:
         if hasattr(self.dataset, "take"):
-            return self.dataset.take(positions)
+            return self.dataset.take(positions, epoch)
         samples = []
         with randomness.undisturbed():
             for position in positions:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fourfold.data.pools import Pool
+from fourfold.data.pools import Pool, stamp
 from fourfold.data.transforms import Prepare, with_channels
 
 
@@ -22,6 +22,10 @@ class ImageSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def stamp(self) -> str:
+        """Of all images of the official split: which they are, as far as can be told without decoding them."""
+        return stamp(self.images)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         return self.prepare(self.images[int(self.indices[position])]), self.labels[position]
@@ -40,11 +44,15 @@ class TensorSet(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def stamp(self) -> str:
+        """Of all images of the official split."""
+        return stamp(torch.from_numpy(self._pixels))
+
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.take([position])
+        inputs, targets = self.take([position], 0)
         return inputs[0], targets[0]
 
-    def take(self, positions: list[int]) -> tuple[Tensor, Tensor]:
+    def take(self, positions: list[int], epoch: int) -> tuple[Tensor, Tensor]:
         """A whole batch at once: (uint8 [N, C, H, W], targets). Repeated grey planes share their memory."""
         # gathered by numpy: torch would wake its threads for it, which costs up to milliseconds on a busy machine
         pixels = torch.from_numpy(self._pixels[self.indices[positions]])

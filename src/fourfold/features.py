@@ -1,0 +1,235 @@
+"""Stored activations of the frozen prefix in place of images: when they can stand for them, under which key, how made.
+
+A frozen prefix gives the same answer for the same image in every epoch, for every learning rate, seed and trial. It is asked
+once; what lies behind the frontier trains on what is stored, with the numbers of the whole network.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fourfold import freeze
+from fourfold.activations import Held, NoRoom, Part, Rows, Store
+from fourfold.config import RunConfig
+from fourfold.data import Batches, Splits, image_seed, randomness
+from fourfold.identity import ROOT_IS_THE_DATA
+from fourfold.loop import Kit, autocast, ready
+from fourfold.models import TransferModel, frontier
+from fourfold.provenance import versions
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SAMPLE = 4  # images on which a cut is tried
+AGREE = 0.05  # of the largest logit: half precision stores three digits; another image or another cut is off by far more
+
+
+class Disagreement(RuntimeError):
+    """The whole network and its two parts give different answers: the run's numbers cannot be trusted."""
+
+
+class ActivationSet(Dataset):
+    """A split whose images are replaced by what the frozen prefix makes of them: a tuple of tensors [N, ...] for each batch."""
+
+    def __init__(self, store: Store | Held, places: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+        """
+        Args:
+            store: Has all the rows.
+            places: int64 [N, K], where the rows of each image's views are.
+            labels: [N, ...], as the split has them.
+            dtypes: In which the network takes its activations.
+        """
+        self._store, self._places, self._dtypes = store, places, dtypes
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def take(self, positions: list[int], epoch: int) -> tuple[Rows, Tensor]:
+        """A whole batch at once. In each epoch every image shows its next view."""
+        at = np.asarray(positions)
+        rows = self._store.take(self._places[at, (epoch + at) % self._places.shape[1]])
+        return tuple(row.to(dtype) for row, dtype in zip(rows, self._dtypes, strict=True)), self.labels[positions]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The network of one phase in two, and the splits that need only its second part."""
+
+    split: frontier.Split
+    train: ActivationSet | None  # None: the training images differ from epoch to epoch
+    val: ActivationSet
+
+
+def build(config: RunConfig, model: TransferModel, splits: Splits, kit: Kit) -> Features | None:
+    """Cut the network where its frozen prefix ends, and store what the prefix makes of the images; or say why not.
+
+    Where an activation would not fit on the disk it is kept in memory; where it does not fit there either, nothing is stored.
+
+    Args:
+        config: Of the run.
+        model: Frozen for the present phase, on its device.
+        splits: Of the run. The test split stays sealed.
+        kit: Of the run.
+    """
+    cache = config.cache
+    if cache.activations == "off":
+        return None
+    try:
+        found = _cut(model.net, splits.val, kit)
+    except frontier.NoFrontier as reason:
+        log.info("every epoch runs the whole network: %s", reason)
+        return None
+    views = _views(config)
+    try:
+        val = _stored(config, model, splits, kit, found, "val", None)
+        train = _stored(config, model, splits, kit, found, "train", views) if views is not None else None
+    except NoRoom as reason:
+        log.warning("every epoch runs the whole network: %s", reason)
+        return None
+    told = "" if train is not None else "; the training images change from epoch to epoch (cache.views=8 would store 8 of each)"
+    log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, found.bytes_per_image / 1e3, told)
+    return Features(found, train, val)
+
+
+def check(features: Features, net: nn.Module, splits: Splits, kit: Kit) -> None:
+    """Run a few validation images through the whole network, and compare with the answer from what is stored.
+
+    Raises:
+        Disagreement: they differ by more than rounding.
+    """
+    positions = list(range(min(SAMPLE, len(features.val))))
+    images = _read(splits.val, positions)
+    rows, _ = features.val.take(positions, 0)
+    rows = tuple(row.to(kit.ranks.device) for row in rows)
+    was_training = net.training
+    net.eval()
+    with torch.no_grad(), autocast(kit):
+        whole, cut = net(ready(images, kit)), features.split.suffix_of(net)(*rows)
+    net.train(was_training)
+    off = float((whole.double() - cut.double()).abs().max())
+    if not off <= AGREE * float(whole.double().abs().max().clamp(min=1e-6)):
+        raise Disagreement(
+            f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove "
+            "the folder activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
+        )
+
+
+def _views(config: RunConfig) -> int | None:
+    """How many augmented views of each training image are stored; 0: the images are not augmented; None: none can be."""
+    if config.transform.mixup or config.transform.cutmix:
+        return None
+    if config.transform.augmentation == "none":
+        return 0
+    return config.cache.views
+
+
+def _cut(net: nn.Module, images: Dataset, kit: Kit) -> frontier.Split:
+    if kit.ranks.world > 1:
+        raise frontier.NoFrontier("several processes share the run")
+    if kit.takes_mask:
+        raise frontier.NoFrontier("its images come with a mask")
+    sample = _read(images, list(range(min(SAMPLE, len(images)))))  # type: ignore[arg-type]
+    if len(sample) < 2:
+        raise frontier.NoFrontier("one validation image is too few to try a cut on")
+    with autocast(kit):
+        return frontier.split(net, ready(sample, kit))
+
+
+def _stored(
+    config: RunConfig, model: TransferModel, splits: Splits, kit: Kit, found: frontier.Split, name: str, views: int | None
+) -> ActivationSet:
+    """The rows of one split, those that are missing computed now."""
+    part: Any = splits.train if name == "train" else splits.val
+    manifest = splits.manifest
+    origin, indices = ("train", manifest.train) if name == "train" else (manifest.val_from, manifest.val)
+    count = max(1, views or 0)
+    keys = indices[:, None] * count + np.arange(count)  # [N, K]
+    where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
+
+    def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        images = _Views(part, [where[int(key)] for key in wanted], wanted if views else None)
+        loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False, persistent_workers=False)
+        size = config.trainer.eval_batch_size
+        batches = Batches(images, batch_size=size, accumulate=1, loader=loader, seed=0, shuffle=False)
+        for step, micro_batches in enumerate(batches.at(0)):
+            for inputs, *_ in micro_batches:
+                with autocast(kit):
+                    yield wanted[step * size : step * size + len(inputs)], found.prefix(ready(inputs, kit))
+
+    dtypes = tuple(slot.dtype for slot in found.cut.slots)
+    kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)
+    parts = [Part(slot.shape, dtype) for slot, dtype in zip(found.cut.slots, kept, strict=True)]
+    recipe = asdict(config.transform) if views else "evaluation"
+    key = _key(config, model, kit, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp()}, kept)
+    store: Store | Held = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
+    try:
+        store.fill(keys.ravel(), produce)
+    except (NoRoom, OSError) as reason:
+        log.warning("activations stay in memory: %s", reason)
+        store = Held(parts)
+        store.fill(keys.ravel(), produce)
+    return ActivationSet(store, store.places(keys.ravel()).reshape(keys.shape), part.labels, dtypes)
+
+
+class _Views(Dataset):
+    """Chosen images of a split, each as one of its views, whose randomness belongs to its key, so that runs share it."""
+
+    def __init__(self, part: Any, chosen: list[tuple[int, int]], keys: np.ndarray | None) -> None:
+        self._part, self._chosen, self._keys = part, chosen, keys
+        self.size = part.size
+        if keys is None and hasattr(part, "take"):
+            self.take = lambda positions, epoch: part.take([chosen[position][0] for position in positions], epoch)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        if self._keys is not None:
+            randomness.start(image_seed(0, 0, int(self._keys[position])))
+        return self._part[self._chosen[position][0]]
+
+
+def _read(part: Any, positions: list[int]) -> Tensor:
+    if hasattr(part, "take"):
+        return part.take(positions, 0)[0]
+    with randomness.undisturbed():
+        return torch.stack([part[position][0] for position in positions])
+
+
+def _kept(computed: torch.dtype, asked: str) -> torch.dtype:
+    """In which type a row is stored: as it was computed, or in half the space."""
+    return DTYPES[asked] if computed == torch.float32 else computed
+
+
+def _key(
+    config: RunConfig,
+    model: TransferModel,
+    kit: Kit,
+    found: frontier.Split,
+    images: dict[str, Any],
+    kept: tuple[torch.dtype, ...],
+) -> str:
+    """Hash of all that a row depends on."""
+    data = config.dataset
+    root = data.root if data.source in ROOT_IS_THE_DATA else None
+    told = {
+        "weights": freeze.fingerprint(model.net, freeze.frozen_names(model.net)),
+        "cut": repr(found.cut),
+        "preprocessing": repr(model.preprocessing),
+        "precision": [config.trainer.precision, kit.channels_last, str(kept), kit.ranks.device.type],
+        "dataset": [data.name, data.source, data._target_, data.kwargs, data.in_chans, data.loader.collate, root],
+        "versions": {name: versions()[name] for name in ("torch", "torchvision", "timm")},
+        **images,
+    }
+    text = json.dumps(told, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

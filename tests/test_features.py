@@ -1,0 +1,157 @@
+"""Training on stored activations gives the numbers of the whole network, and says so where it cannot."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fourfold import features
+from fourfold.activations import NoRoom, Store
+from fourfold.assembly import assemble
+from fourfold.compose import compose
+from fourfold.ranks import Ranks
+from fourfold.run import run
+from fourfold.seeding import seed_everything
+
+TINY = [
+    "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=3", "dataset.val_size=20", "dataset.test_size=10",
+    "model=micro_resnet", "trainer.batch_size=8", "trainer.epochs=4", "trainer.device=cpu", "trainer.threads=1",
+    "trainer.progress=false", "logger=none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "start-0123456789ab"
+    run(compose([*TINY, "freeze=from_scratch", "trainer.epochs=1"]), folder)
+    return folder / "best.pt"
+
+
+def trained(folder: Path, weights: Path, *words: str) -> tuple[list[tuple[float, float]], dict[str, Any], dict[str, Any]]:
+    """Losses of every epoch, the result, and the last weights."""
+    config = compose([*TINY, f"model.weights={weights}", f"paths.cache={folder.parent / 'cache'}", *words])
+    result = run(config, folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    state = torch.load(folder / "last.pt", weights_only=True)["model"]
+    return [(row["train/loss"], row["val/loss"]) for row in rows], result, state
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("freeze=classifier_only",),
+        ("freeze=last_blocks", "trainer.ema_decay=0.9"),
+        ("freeze=gradual",),
+        ("freeze=lp_ft", "trainer.accumulate=2"),
+        ("freeze=norm_only", "freeze_strategy.norm_stats=frozen"),
+        ("freeze=classifier_only", "trainer.precision=bf16"),
+        ("freeze=last_blocks", "trainer.channels_last=true"),
+    ],
+    ids=" ".join,
+)
+def test_the_numbers_are_those_of_the_whole_network(words: tuple[str, ...], weights: Path, tmp_path: Path) -> None:
+    """To the bit: on the CPU the same kernels see the same values, in batches of the same size behind the frontier."""
+    whole, plain, state = trained(tmp_path / "whole", weights, *words, "cache.activations=off")
+    cached, result, again = trained(tmp_path / "cached", weights, *words)
+    assert cached == whole
+    assert result["metrics"]["test"] == plain["metrics"]["test"]
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert (tmp_path / "cache/activations").exists()
+
+
+def test_the_frontier_follows_the_phases(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fourfold.features")
+    trained(tmp_path / "run", weights, "freeze=gradual", "trainer.epochs=5")
+    places = [line.split("ends ")[1].split(",")[0] for line in caplog.messages if "ends " in line]
+    assert places[0] == "before head"
+    assert len(set(places)) == len(places) > 1
+
+
+def test_runs_share_what_is_stored(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    fill = Store.fill
+    monkeypatch.setattr(Store, "fill", lambda self, *given: computed.append(fill(self, *given)) or computed[-1])
+    trained(tmp_path / "a", weights, "freeze=classifier_only")
+    trained(tmp_path / "b", weights, "freeze=classifier_only", "optimizer.lr=0.5", "trainer.loss.label_smoothing=0.1")
+    assert computed == [20, 30, 0, 0]
+    trained(tmp_path / "c", weights, "freeze=classifier_only", "model.image_size=24")
+    assert computed[4:] == [20, 30]
+
+
+def test_augmented_images_are_computed_anew_unless_views_are_asked_for(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fourfold.features")
+    words = ("freeze=classifier_only", "transform=light")
+    whole, *_ = trained(tmp_path / "whole", weights, *words, "cache.activations=off")
+    cached, *_ = trained(tmp_path / "cached", weights, *words)
+    assert cached == whole
+    assert "the training images change from epoch to epoch" in caplog.text
+    viewed, result, _ = trained(tmp_path / "viewed", weights, *words, "cache.views=2")
+    assert viewed != whole
+    assert result["run_id"] != json.loads((tmp_path / "cached/result.json").read_text())["run_id"]
+
+
+def test_each_epoch_shows_the_next_view(weights: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"model.weights={weights}", "freeze=classifier_only", "transform=light", "cache.views=3"]
+    config = compose([*words, f"paths.cache={tmp_path}"])
+    seed_everything(0, False)
+    parts = assemble(config, tmp_path / "run", Ranks(0, 1, torch.device("cpu")))
+    parts.enter_phase()
+    assert parts.stored is not None
+    assert parts.stored.train is not None
+    seen = [parts.stored.train.take([0, 1], epoch)[0][0] for epoch in range(6)]
+    assert all(torch.equal(seen[epoch], seen[epoch + 3]) for epoch in range(3))
+    assert not any(torch.equal(seen[0], seen[epoch]) for epoch in (1, 2))
+
+
+def test_half_precision_changes_the_third_digit(weights: Path, tmp_path: Path) -> None:
+    whole, *_ = trained(tmp_path / "whole", weights, "freeze=last_blocks")
+    half, *_ = trained(tmp_path / "half", weights, "freeze=last_blocks", "cache.dtype=bf16")
+    assert half != whole
+    assert np.allclose(half, whole, rtol=2e-2)
+
+
+def test_without_room_the_rows_stay_in_memory_and_without_that_nothing_is_stored(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, *_ = trained(tmp_path / "whole", weights, "freeze=classifier_only", "cache.activations=off")
+    held, *_ = trained(tmp_path / "held", weights, "freeze=classifier_only", "cache.limit_gb=1e-9")
+    assert "activations stay in memory" in caplog.text
+    monkeypatch.setattr(features.Held, "fill", lambda *given: (_ for _ in ()).throw(NoRoom("full")))
+    computed, *_ = trained(tmp_path / "computed", weights, "freeze=classifier_only", "cache.limit_gb=1e-9")
+    assert "every epoch runs the whole network: full" in caplog.text
+    assert held == computed == whole
+
+
+def test_an_interrupted_run_goes_on_from_stored_activations(weights: Path, tmp_path: Path) -> None:
+    straight, *_ = trained(tmp_path / "straight", weights, "freeze=lp_ft")
+    config = compose([*TINY, f"model.weights={weights}", f"paths.cache={tmp_path / 'cache'}", "freeze=lp_ft"])
+    half = replace(config, trainer=replace(config.trainer, patience=None))
+
+    class Ends:
+        cell, number = None, None
+
+        def report(self, value: float, step: int) -> None: ...
+
+        def should_prune(self) -> bool:
+            return True
+
+    for _ in range(3):
+        with pytest.raises(Exception, match="pruned after epoch"):
+            run(half, tmp_path / "parts", trial=Ends())
+    run(half, tmp_path / "parts")
+    rows = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
+    assert [(row["train/loss"], row["val/loss"]) for row in rows] == straight
+
+
+def test_a_wrong_row_does_not_pass_the_final_test(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Store.take
+    monkeypatch.setattr(Store, "take", lambda self, places: tuple(row + 3.0 for row in take(self, places)))
+    with pytest.raises(features.Disagreement, match=r"add cache\.activations=off"):
+        trained(tmp_path / "run", weights, "freeze=classifier_only")
