@@ -32,6 +32,7 @@ FACTS = {
     "seeding",
     "state",
     "target",
+    "transferability",
     "trial",
 }
 PARTS = {"activations", "checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}

@@ -1,0 +1,25 @@
+"""How well a network's features serve a target task, and how far its images lie from the source: pure functions on arrays.
+
+Nothing here trains a network. `features` is always [N, D], one row per image of the target's TRAINING split; `labels` is [N].
+A score is larger for features that serve better.
+"""
+
+from fourfold.transferability.evidence import log_evidence, logme
+from fourfold.transferability.prediction import leep, n_leep, nce
+from fourfold.transferability.probe import Probe, knn_accuracy, linear_probe
+from fourfold.transferability.separability import gbc, h_score, h_score_shrunk, transrate
+
+__all__ = [
+    "Probe",
+    "gbc",
+    "h_score",
+    "h_score_shrunk",
+    "knn_accuracy",
+    "leep",
+    "linear_probe",
+    "log_evidence",
+    "logme",
+    "n_leep",
+    "nce",
+    "transrate",
+]
