@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fourfold.transferability import lift, linear_probe, logme, logme_gain
+from fourfold.transferability.benefit import _interval
 
 G = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(4), 30)
@@ -77,3 +78,29 @@ def test_logme_gain_is_the_difference_from_the_mean() -> None:
     expected = logme(noisy(0.4, 0), LABELS) - np.mean([logme(each, LABELS) for each in RANDOM])
     assert logme_gain(noisy(0.4, 0), RANDOM, LABELS) == pytest.approx(expected)
     assert logme_gain(RANDOM[0], [RANDOM[0]], LABELS) == 0
+
+
+def test_the_interval_is_as_wide_as_the_spread_of_single_answers_says() -> None:
+    """Random features that never answer right make the lift an accuracy: the interval is that of a share of 120 answers."""
+    generator = np.random.default_rng(0)
+    answers = np.zeros((3, 120), dtype=bool)
+    answers[0] = generator.random(120) < 0.7
+    low, high = _interval(answers, np.zeros(120, dtype=int), generator)
+    share = answers[0].mean()
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 119), rel=0.1)  # 2000 resamples
+
+
+def test_the_interval_covers_which_weights_were_drawn() -> None:
+    """Two initialisations with errors 1 and 1/2: a resample has one of them, so the ends are the lifts over either."""
+    answers = np.zeros((3, 120), dtype=bool)
+    answers[0], answers[2, ::2] = True, True
+    answers[0, :12] = False
+    low, high = _interval(answers, np.arange(120) % 2, np.random.default_rng(0))
+    assert low < 0.8
+    assert high > 0.9
+
+
+@pytest.mark.parametrize("features", [np.full((120, 3), 0.1), np.zeros((120, 3)), np.tile(RANDOM[0], (1, 20))])
+def test_lift_of_thin_features_is_finite(features: np.ndarray) -> None:
+    result = lift(features, RANDOM, LABELS)
+    assert np.isfinite([result.value, result.low, result.high]).all()

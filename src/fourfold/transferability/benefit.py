@@ -42,10 +42,12 @@ def lift(pretrained: ArrayLike, random: Sequence[ArrayLike], labels: ArrayLike, 
     Ours; it is a relative error reduction, (E_rand - E_pre) / E_rand. Subtracting what the same architecture reads from the
     images with random weights takes out how easy the task is, which raw scores mostly measure (docs/transferability.md).
 
-    The interval is a percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552) over the images, drawn anew within each
-    class, and over the initialisations. An image brings its answers under all networks along, so that what makes an image hard
-    for all of them cancels out. Images rather than folds: there are only 4 folds, and they share training images. It covers
-    which images were held out and which random weights were drawn; not that other images would have trained other probes.
+    The interval is a percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552) over the images within each class and over
+    the initialisations, drawing one fewer than there are: drawing all m makes the variance too small by (m - 1) / m, a half
+    for two initialisations (Rao and Wu 1988, doi:10.1080/01621459.1988.10478591). An image brings its answers under all
+    networks along, so that what makes an image hard for all of them cancels out. Images rather than folds: there are only 4
+    folds, and they share training images. The interval covers which images were held out and which random weights were drawn;
+    not that other images would have trained other probes.
 
     Args:
         pretrained: [N, D] features of the pretrained network.
@@ -109,11 +111,13 @@ def _interval(correct: NDArray[np.bool_], labels: Ints, generator: np.random.Gen
     counts = np.zeros((RESAMPLES, n))
     for k in range(labels.max() + 1):
         members = np.flatnonzero(labels == k)
-        counts[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES)
+        m = len(members)
+        counts[:, members] = generator.multinomial(m - 1, np.full(m, 1 / m), size=RESAMPLES) * (m / (m - 1))
     accuracies = counts @ correct.T / n  # [resamples, 1 + R]
-    drawn = generator.integers(1, networks, size=(RESAMPLES, networks - 1))
+    drawn = generator.integers(1, networks, size=(RESAMPLES, networks - 2))
     a_random = np.take_along_axis(accuracies, drawn, axis=1).mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         lifts = np.where(a_random < 1, (accuracies[:, 0] - a_random) / (1 - a_random), np.nan)
-    low, high = np.nanquantile(lifts, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    ends = [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]
+    low, high = np.nanquantile(np.minimum(lifts, 1.0), ends)  # accuracies of 1 are so but for rounding
     return float(low), float(high)
