@@ -52,7 +52,7 @@ def overrides(*words: str):
 
 def test_a_plan_of_a_half_finished_grid_counts_what_is_done_and_writes_nothing(tell: Told, tmp_path: Path) -> None:
     assert tell("-m", *TINY, "seed=0,1")[0] == 0  # the same cells, as the plan's sweep would name them
-    assert tell(*TINY[:-1], "seed=2")[0] == 0  # the same run, from no sweep at all
+    assert tell(*TINY, "seed=2")[0] == 0  # the same run, from no sweep at all
     before = tree(tmp_path)
     code, out, _ = tell("plan", "-m", *TINY, "dataset.shots=2,3", "seed=0,1,2,3")
     assert code == 0
@@ -117,7 +117,7 @@ def test_what_cannot_be_planned_is_refused(words: tuple[str, ...], said: str, te
 
 
 def test_every_cell_is_composed_as_its_job_would_be(tmp_path: Path) -> None:
-    words = [*TINY[:-1], "optimizer=adamw,sgd", "optimizer.lr=1e-3,0.5", "seed=3,4", "dataset.kwargs.image_size=32,64"]
+    words = [*TINY, "optimizer=adamw,sgd", "optimizer.lr=1e-3,0.5", "seed=3,4", "dataset.kwargs.image_size=32,64"]
     cells = read_cells(overrides(*words), n_trials=1)
     found = prospects(cells, lambda words: composed(words))
     assert [each.config for each in found] == [compose(cell.fixed) for cell in cells]
@@ -129,7 +129,7 @@ def test_every_cell_is_composed_as_its_job_would_be(tmp_path: Path) -> None:
 
 
 def test_a_search_is_tried_in_its_middle_and_at_its_corners() -> None:
-    words = [*TINY[:-1], "trainer.batch_size=tag(search,choice(4,8))", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
+    words = [*TINY, "trainer.batch_size=tag(search,choice(4,8))", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
     cells = read_cells(overrides(*words), n_trials=1)
     tried = [(each.config.trainer.batch_size, each.config.optimizer.lr) for each in prospects(cells, lambda w: composed(w))]
     assert tried[0] == pytest.approx((4, 1e-3))
