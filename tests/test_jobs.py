@@ -1,5 +1,6 @@
 """A job that is a changed copy of another equals the one that Hydra composes."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fourfold.compose import hydra_ready
-from fourfold.jobs import Jobs
+from fourfold.jobs import JobConfig, Jobs, quickly
 
 JOBS = [
     ["freeze=full", "seed=1", "optimizer.lr=0.1", "+hydra.job.env_set.TRIAL='[\"a\", 1]'"],
@@ -72,3 +73,28 @@ def test_a_value_that_does_not_fit_is_refused_in_hydras_words(loader: ConfigLoad
     jobs.load_sweep_config(cfg, ["seed=1"])
     with pytest.raises(ConfigCompositionException, match="seed=one"):
         jobs.load_sweep_config(cfg, ["seed=one"])
+
+
+def test_a_copy_of_a_job_is_as_omegaconf_makes_it(loader: ConfigLoader) -> None:
+    job = Jobs(loader).load_sweep_config(master(loader), ["freeze=full", "seed=1"])
+    for node in (job, job.hydra):
+        expected = DictConfig.__deepcopy__(node, {})
+        assert type(node) is JobConfig
+        assert type(expected) is DictConfig
+        copied = copy.deepcopy(node)
+        assert OmegaConf.to_yaml(copied) == OmegaConf.to_yaml(expected)
+        assert copied._metadata == expected._metadata
+        assert copied._get_parent() is node._get_parent()  # kept, not copied: `${seed}` in the hydra node still finds it
+    copied = copy.deepcopy(job)
+    assert copied.hydra._get_parent() is copied
+    copied.optimizer.lr = 77.0
+    assert job.optimizer.lr != 77.0
+
+
+def test_what_is_written_quickly_is_the_same_text(loader: ConfigLoader) -> None:
+    job = Jobs(loader).load_sweep_config(master(loader), ["freeze=full", "study='Möwe ☂'", "dataset.root='a: # b'"])
+    odd = OmegaConf.create({"a": "yes", "b": "1e-4", "c": "x" * 300, "d": "two\nlines", "e": [None, 1e-5, "", " "], "f": "???"})
+    expected = [OmegaConf.to_yaml(each) for each in (job, odd)]
+    with quickly():
+        assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected
+    assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected

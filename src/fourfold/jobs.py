@@ -3,9 +3,13 @@
 import functools
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 
+import omegaconf.base
+import omegaconf.omegaconf
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -14,6 +18,53 @@ from omegaconf.errors import OmegaConfBaseException
 
 KEPT = 64  # compositions, some 25 kB each: jobs of the same options come together, or take turns with those of other cells
 _OF_THE_JOB = "hydra.job.env_set."  # added to every job, with another value each time
+
+
+class JobConfig(DictConfig):
+    """A job's configuration, of which Hydra takes half a dozen copies: in a third of the time that OmegaConf's nodes need."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As OmegaConf has it: the parent is kept, but not copied."""
+        own = self.__dict__
+        parent, own["_parent"] = own["_parent"], None
+        try:
+            copied = pickle.loads(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
+        finally:
+            own["_parent"] = parent
+        copied.__dict__["_parent"] = parent
+        return copied
+
+
+def _copied_fast(job: DictConfig) -> DictConfig:
+    """`job`, which makes its copies fast from now on; so does its `hydra` node, which Hydra copies by itself."""
+    for node in (job, job.hydra):
+        object.__setattr__(node, "__class__", JobConfig)  # DictConfig would take a plain assignment for a key
+    return job
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """For as long as a sweep runs: OmegaConf remembers how interpolations are parsed, and writes YAML in C, as 2.4 does anyway.
+
+    Much of what Hydra does around a run is OmegaConf reading the same `${paths.outputs}/${study}` again, and writing the
+    run's two configurations. Both are the same afterwards, text for text; an OmegaConf that is built otherwise is left alone.
+    """
+    reading: Any = omegaconf.base
+    writing: Any = omegaconf.omegaconf
+    parse, dumper = getattr(reading, "parse", None), getattr(writing, "get_omega_conf_dumper", None)
+    in_c = getattr(yaml, "CDumper", None)
+    try:
+        if parse is not None:
+            reading.parse = functools.lru_cache(1024)(parse)  # the trees are only read
+        if dumper is not None and in_c is not None and not issubclass(dumper(), in_c):
+            kind = type("Dumper", (in_c,), {"yaml_representers": dumper().yaml_representers})
+            writing.get_omega_conf_dumper = lambda: kind
+        yield
+    finally:
+        if parse is not None:
+            reading.parse = parse
+        if dumper is not None:
+            writing.get_omega_conf_dumper = dumper
 
 
 class Jobs:
@@ -48,7 +99,7 @@ class Jobs:
                 return job
         job = self._loader.load_sweep_config(master_config, sweep_overrides)
         if not any(OmegaConf.is_config(OmegaConf.select(job, value.key_or_group)) for value in values):
-            self._composed[kind] = pickle.dumps(job)
+            self._composed[kind] = pickle.dumps(_copied_fast(job), pickle.HIGHEST_PROTOCOL)
             if len(self._composed) > KEPT:
                 self._composed.popitem(last=False)
         return job

@@ -1,5 +1,6 @@
 """A sweep: take trials from the ledger, hand them to the launcher, until every cell is done - whoever else is at it."""
 
+import gc
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from fourfold.compose import canonical, to_run_config
 from fourfold.config import RunConfig
 from fourfold.files import write_text
 from fourfold.interrupts import listening
+from fourfold.jobs import quickly
 from fourfold.study.baselines import first, older, textbook
 from fourfold.study.ledger import Job, Ledger
 from fourfold.study.live import SweepDisplay
@@ -46,6 +48,7 @@ POLL = 1.0  # seconds between two looks at trials that other processes hold
 SELDOM = 20  # looking at every cell may take one part in so many of the time, however many cells there are
 
 
+@quickly()
 def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     """Run what is left of the study; several processes may do so at once.
 
@@ -147,6 +150,8 @@ def _settle(sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], m
     next_look = 0.0
     size = _size(sweeper, cells)
     parent = os.getppid()
+    gc.collect()
+    gc.freeze()  # a run leaves its configurations in cycles: looking for them shall not go through all that was imported
     total = 0 if ledger.is_done() else sum(cell.budget for cell in cells)
     with SweepDisplay(total, metric, live=False, shared=_shared(cells)) as display:
         while not ledger.is_done():
