@@ -4,6 +4,7 @@ A run is known by a hash of every setting that changes its result, so that the s
 starts it, wherever its outputs lie and however it is recorded. `NOT_IN_THE_RESULT` lists what is left out, and why.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -94,6 +95,7 @@ def parts_id(plain: dict[str, Any]) -> str:
     return _digest(_canonical(plain, RunConfig, "", set(NOT_IN_THE_PARTS)))
 
 
+@functools.cache  # of the keys that a sweep names; each of its cells asks
 def in_the_parts(key: str) -> bool:
     """Whether a key changes what a run is built of. The name of a group does: its options may set anything."""
     if is_dataclass(get_type_hints(RunConfig).get(key)):

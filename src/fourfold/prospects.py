@@ -48,7 +48,8 @@ def prospects(
         cells: Of the sweep, or some of them.
         compose: Hydra's composition of a job, from its overrides.
         swept: Keys that vary in the whole sweep; by default in these cells.
-        one_of_each: One run of each set-up, which is quicker.
+        one_of_each: One run of each set-up, which is quicker: what differs only in keys that no part depends
+            on is not composed.
 
     Raises:
         ConfigError: a cell cannot be composed.
@@ -57,9 +58,14 @@ def prospects(
     starts: dict[Path, Prospect] = {}
     found: list[Prospect] = []
     swept = varying(cells) if swept is None else swept
+    kinds: set[tuple[str, ...]] = set()
     for cell in cells:
         row = _label(cell.fixed, swept)
         for overrides in corners(cell):
+            kind = tuple(each for each in overrides if identity.in_the_parts(_key(each).lstrip("+~")))
+            if one_of_each and kind in kinds:
+                continue
+            kinds.add(kind)
             parsed = OverridesParser.create().parse_overrides([*overrides])
             cfg = _written_over(parsed, compose, composed)
             config, dirs = to_run_config(cfg), user_dirs(cfg.hydra)
