@@ -147,10 +147,10 @@ def test_workers_get_the_gpus_that_are_visible(
     device: str, visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fourfold.compose import compose
-    from hydra_plugins.fourfold_sweeper import _engine
+    from hydra_plugins.fourfold_sweeper import _workers
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert _engine._gpus(compose([f"trainer.device={device}"])) == gpus
+    assert _workers.gpus(compose([f"trainer.device={device}"])) == gpus
 
 
 def test_every_run_is_in_wandb_with_its_place_and_its_end(tmp_path: Path) -> None:
