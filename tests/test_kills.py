@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fourfold.study import lease
 from fourfold.study.storage import open_storage
 from test_run import timeless
-from test_sweeper import TINY
+from test_sweeper import PATIENCE, TINY
 
 # The random sampler: its proposals depend on the seed and the place alone, not on what has ended when two workers ask. Some
 # points are given, some are drawn. Nobody is to blame for a death here, so no run is quarantined.
@@ -31,7 +31,6 @@ SEARCH = [
 ]  # fmt: skip
 EPOCHS = 30
 RUNS = 12
-PATIENCE = 1500  # seconds on a machine that is busy with something else
 SCRIPT = Path(__file__).parents[1] / "scripts" / "postgres.sh"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from test_sweeper import done, sweep, trials
+from test_sweeper import PATIENCE, done, sweep, trials
 
 pytest.importorskip("hydra_plugins.hydra_ray_launcher")
 pytestmark = pytest.mark.ray
@@ -39,7 +39,7 @@ def epochs(folder: Path) -> dict[str, int]:
 
 def test_ray_runs_a_grid(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert sweep(out, *RAY, "trainer.epochs=1", "seed=0,1,2").wait(timeout=600) == 0, told(out)
+    assert sweep(out, *RAY, "trainer.epochs=1", "seed=0,1,2").wait(timeout=PATIENCE) == 0, told(out)
     assert len(done(out)) == 3
     assert [trial.state for trial in trials(out)] == [TrialState.COMPLETE] * 3
 
@@ -50,7 +50,7 @@ def test_ray_prunes_a_search(tmp_path: Path) -> None:
         "trainer.epochs=9", "optimizer.lr=interval(1e-6,1e-1)", "search.n_trials=6", "search.sampler=random",
         "search.objectives=[val/loss]", "search.pruner=asha", "hydra.sweeper.n_jobs=3",
     ]  # fmt: skip
-    assert sweep(out, *RAY, *search).wait(timeout=600) == 0, told(out)
+    assert sweep(out, *RAY, *search).wait(timeout=PATIENCE) == 0, told(out)
     states = Counter(trial.state for trial in trials(out))
     assert states[TrialState.PRUNED] >= 1
     assert states[TrialState.COMPLETE] >= 1
@@ -65,13 +65,13 @@ def test_a_killed_worker_loses_no_result_and_its_run_goes_on(retries: int, tmp_p
     out = tmp_path / "out"
     words = ["trainer.epochs=80", "trainer.checkpoint_seconds=0", "seed=0,1"]
     child = sweep(out, *RAY, *words, f"+hydra.launcher.ray.remote.max_retries={retries}")
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + PATIENCE
     while not (len(epochs(out)) == 2 and min(epochs(out).values()) > 5):
         assert time.monotonic() < deadline, told(out)
         time.sleep(0.1)
     victim = next(trial for trial in trials(out) if "seed=0" in trial.user_attrs["command"])
     os.kill(victim.user_attrs["holder"]["pid"], signal.SIGKILL)
-    assert child.wait(timeout=600) == 0, told(out)
+    assert child.wait(timeout=PATIENCE) == 0, told(out)
     assert len(done(out)) == 2
     assert set(epochs(out).values()) == {80}
     states = Counter(trial.state for trial in trials(out))

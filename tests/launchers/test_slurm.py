@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from test_sweeper import TINY, done, sweep, trials
+from test_sweeper import PATIENCE, TINY, done, sweep, trials
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 pytestmark = pytest.mark.slurm
@@ -45,7 +45,7 @@ def _exported(_slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{_slurm['SACCT']}:{here}:{os.environ['PATH']}")
 
 
-def wait_for(what: Callable[[], object], log: Callable[[], str], seconds: float = 600) -> None:
+def wait_for(what: Callable[[], object], log: Callable[[], str], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, log()[-3000:]
@@ -76,7 +76,7 @@ def epochs(folder: Path) -> dict[str, int]:
 
 def test_submitit_runs_a_grid(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert sweep(out, *SUBMITIT, "trainer.epochs=1", "seed=0,1").wait(timeout=600) == 0, told(out)
+    assert sweep(out, *SUBMITIT, "trainer.epochs=1", "seed=0,1").wait(timeout=PATIENCE) == 0, told(out)
     assert len(done(out)) == 2
     assert [trial.state for trial in trials(out)] == [TrialState.COMPLETE] * 2
     assert len({trial.user_attrs["holder"]["pid"] for trial in trials(out)}) == 2  # each in a job of its own
@@ -89,7 +89,7 @@ def test_submitit_prunes_a_search(tmp_path: Path) -> None:
         "trainer.epochs=9", "optimizer.lr=interval(1e-6,1e-1)", "search.n_trials=6", "search.sampler=random",
         "search.objectives=[val/loss]", "search.pruner=asha", "hydra.sweeper.n_jobs=3",
     ]  # fmt: skip
-    assert sweep(out, *SUBMITIT, *search).wait(timeout=600) == 0, told(out)
+    assert sweep(out, *SUBMITIT, *search).wait(timeout=PATIENCE) == 0, told(out)
     states = Counter(trial.state for trial in trials(out))
     assert states[TrialState.PRUNED] >= 1
     assert states[TrialState.COMPLETE] >= 1
@@ -110,7 +110,7 @@ def test_a_killed_job_costs_the_others_nothing_and_runs_again(how: str, deaths: 
         os.kill(victim.user_attrs["holder"]["pid"], signal.SIGKILL)
     else:
         subprocess.run(["scancel", queue().split()[0]], check=True)
-    assert child.wait(timeout=600) == 0, told(out)
+    assert child.wait(timeout=PATIENCE) == 0, told(out)
     assert len(done(out)) == 2
     states = Counter(trial.state for trial in trials(out))
     assert states == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}  # the killed one, queued again once
@@ -127,7 +127,7 @@ def test_jobs_of_a_killed_sweep_go_on_and_the_same_command_waits_for_them(tmp_pa
     wait_for(lambda: len(epochs(out)) == 2 and min(epochs(out).values()) > 5, lambda: told(out))
     first.kill()
     first.wait()
-    assert sweep(out, *words).wait(timeout=600) == 0, told(out)
+    assert sweep(out, *words).wait(timeout=PATIENCE) == 0, told(out)
     assert [trial.state for trial in trials(out)] == [TrialState.COMPLETE] * 2
     assert len(list(out.glob("s/.submitit/*/*_submission.sh"))) == 1  # nothing was submitted again
 
@@ -138,7 +138,7 @@ def test_submitit_requeues_a_job_that_slurm_warns_and_it_goes_on(tmp_path: Path)
     child = sweep(out, *SUBMITIT, "trainer.epochs=300", "trainer.checkpoint_seconds=1000", "seed=0,1")
     wait_for(lambda: len(epochs(out)) == 2 and min(epochs(out).values()) > 5, lambda: told(out))
     subprocess.run(["scancel", "--signal=USR2", queue().split()[0]], check=True)
-    assert child.wait(timeout=600) == 0, told(out)
+    assert child.wait(timeout=PATIENCE) == 0, told(out)
     assert [trial.state for trial in trials(out)] == [TrialState.COMPLETE] * 2
     logs = [path.read_text() for path in out.glob("s/*/fourfold.log")]
     assert sum("going on from epoch" in log for log in logs) == 1

@@ -87,7 +87,7 @@ def test_a_lock_keeps_others_out_and_its_pickled_copy_holds_nothing(tmp_path: Pa
     with pytest.raises(subprocess.TimeoutExpired):
         other.wait(timeout=0.3)
     lock.release()
-    assert other.wait(timeout=30) == 0
+    assert other.wait(timeout=600) == 0
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 20])
@@ -161,7 +161,7 @@ def test_four_processes_begin_a_new_study_at_once(tmp_path: Path, kind: str) -> 
     logs = [tmp_path / f"{i}.log" for i in range(4)]
     writers = [writer.start(kind, tmp_path / "study", 3, log) for log in logs]
     writer.begin(writers, logs)
-    assert [each.wait(timeout=60) for each in writers] == [0, 0, 0, 0]
+    assert [each.wait(timeout=600) for each in writers] == [0, 0, 0, 0]
     assert writer.completed(open_storage(kind, tmp_path / "study")) == {number: number for number in range(12)}
 
 

@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "postgres.sh"
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The script's process and the URL of the server that it keeps."""
-    process = subprocess.Popen([str(SCRIPT), "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([str(SCRIPT), "7200"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
     url = process.stdout.readline().strip()
@@ -34,7 +34,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     assert url, process.stderr.read()
     yield process, url
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=600) == 0
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_four_processes_begin_on_an_empty_database_at_once(empty_database: str, 
     logs = [tmp_path / f"{i}.log" for i in range(4)]
     writers = [writer.start(empty_database, tmp_path, 3, log) for log in logs]
     writer.begin(writers, logs)
-    assert [each.wait(timeout=60) for each in writers] == [0, 0, 0, 0]
+    assert [each.wait(timeout=600) for each in writers] == [0, 0, 0, 0]
     assert writer.completed(open_storage(empty_database, tmp_path)) == {number: number for number in range(12)}
 
 
@@ -75,7 +75,7 @@ def test_a_crash_of_the_server_ends_no_writer_and_loses_nothing_told(
     before = [len(writer.told(log)) for log in logs]
     assert max(before) < 15  # or the crash would come too late
     process.send_signal(signal.SIGUSR1)
-    assert [each.wait(timeout=120) for each in writers] == [0, 0, 0]
+    assert [each.wait(timeout=600) for each in writers] == [0, 0, 0]
     told = [number for log in logs for number in writer.told(log)]
     assert len(set(told)) == len(told) == 3 * 15
     values = writer.completed(storage)  # opened before the crash: its connections died, too
@@ -89,7 +89,7 @@ def test_a_killed_writer_leaves_the_database_to_the_others(empty_database: str, 
     while not all(writer.told(log) for log in logs):
         time.sleep(0.01)
     writers[0].kill()
-    assert writers[1].wait(timeout=60) == 0
+    assert writers[1].wait(timeout=600) == 0
     told = [number for log in logs for number in writer.told(log)]
     values = writer.completed(open_storage(empty_database, tmp_path))
     assert {number: values.get(number) for number in told} == {number: number for number in told}
@@ -114,7 +114,7 @@ def test_status_finds_the_trials_of_one_study_in_a_database_that_holds_two(
             "dataset.test_size=10", "model=micro_resnet", "freeze=from_scratch", "trainer.batch_size=10", "trainer.epochs=1",
             "trainer.device=cpu", "trainer.threads=1", "logger=none", f"paths.outputs={tmp_path}",
         ]  # fmt: skip
-        subprocess.run([sys.executable, "-m", "fourfold", "-m", *words], check=True, capture_output=True, timeout=400)
+        subprocess.run([sys.executable, "-m", "fourfold", "-m", *words], check=True, capture_output=True, timeout=600)
     assert len(view(open_storage(empty_database, tmp_path))) == 2 + 3
     for study, done in (("mine", 2), ("another", 3)):
         assert cli.command(["status", str(tmp_path / study)]) == 0
