@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +19,7 @@ from fourfold.compose import compose
 from fourfold.config import ConfigError
 from fourfold.files import lock, write_json
 from fourfold.identity import parts_id
+from fourfold.study import lease
 from fourfold.study import preflight as room
 from fourfold.study.preflight import Candidate, preflight, trying
 
@@ -144,3 +149,38 @@ def test_a_set_up_that_kills_its_process_is_told_and_the_next_is_tried(tmp_path:
         found = [attempt(deadly.config), attempt(candidate(SOUND).config)]
     assert found[0] == "the process that tried it was killed, most likely for want of memory"
     assert found[1].steps == 3  # 20 images, 8 in a step
+
+
+def test_a_killed_sweep_leaves_no_process_behind_that_tried_for_it(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\n"
+        "def net(num_classes):\n"
+        "    pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(3600)\n"
+    )
+    (tmp_path / "tries.py").write_text(
+        "import sys\n"
+        "from fourfold.compose import compose\n"
+        "from fourfold.study.preflight import trying\n"
+        "if __name__ == '__main__':\n"
+        "    with trying(apart=True) as attempt:\n"
+        "        attempt(compose(sys.argv[1:]))\n"
+    )
+    words = [*TINY, SOUND, "model=custom", "model._target_=slow.net", "model.weights=null"]
+    tries = subprocess.Popen([sys.executable, "tries.py", *words], cwd=tmp_path)
+    told = tmp_path / "pid"
+    try:
+        while not (told.exists() and told.read_text()):
+            assert tries.poll() is None
+            time.sleep(0.05)
+        tries.kill()
+    finally:
+        tries.wait()
+    pid = int(told.read_text())
+    deadline = time.monotonic() + 60
+    while lease._runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = lease._runs(pid)
+    if left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left

@@ -4,13 +4,15 @@ A set-up is what a run is built of; runs that differ in seed or learning rate sh
 `preflight.json`, so that the same command tries only what is new, and what has failed before.
 """
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,7 @@ def trying(apart: bool = False, **options: Any) -> Iterator[Try]:
 
     def attempt(config: RunConfig) -> Estimate | str:
         if not pools:
-            pools.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+            pools.append(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ends_with_its_parent))
         try:
             return pools[0].submit(attempted, config, options).result()
         except BrokenProcessPool:
@@ -117,6 +119,19 @@ def trying(apart: bool = False, **options: Any) -> Iterator[Try]:
     finally:
         for pool in pools:
             pool.shutdown()
+
+
+def _ends_with_its_parent() -> None:
+    """When the sweep is killed. A pool's process holds both ends of the queue that it waits at, so it would wait for ever, with
+    torch in memory and a GPU in use."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def attempted(config: RunConfig, options: dict[str, Any]) -> Estimate | str:
