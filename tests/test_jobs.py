@@ -98,3 +98,15 @@ def test_what_is_written_quickly_is_the_same_text(loader: ConfigLoader) -> None:
     with quickly():
         assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected
     assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected
+
+
+def test_a_password_of_the_environment_is_in_no_job(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra writes a job's configuration into the run's folder."""
+    monkeypatch.setenv("STUDY_URL", "postgresql://me:secret@there/studies")
+    words = ["hydra/sweeper=fourfold", "study=s", "hydra.sweeper.storage='${oc.env:STUDY_URL}'"]
+    jobs, cfg = Jobs(loader), loader.load_configuration("config", words, RunMode.MULTIRUN)
+    for overrides in (["seed=1"], ["seed=2"]):  # composed, and copied
+        job = jobs.load_sweep_config(cfg, overrides)
+        assert "secret" not in OmegaConf.to_yaml(job)
+        assert OmegaConf.to_yaml(job) == OmegaConf.to_yaml(loader.load_sweep_config(cfg, overrides))
+        assert job.hydra.sweeper.storage == "postgresql://me:secret@there/studies"

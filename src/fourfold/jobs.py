@@ -130,7 +130,9 @@ def _tell(job: DictConfig, overrides: Sequence[Override], master: DictConfig) ->
     task = [override for override in overrides if not override.is_hydra_override()]
     job.hydra.overrides.task = [override.input_line for override in task]
     own = [override.input_line for override in overrides if override.is_hydra_override()]
-    job.hydra.overrides.hydra = [*master.hydra.overrides.hydra, *own]
+    above = OmegaConf.to_container(master.hydra.overrides.hydra)  # reading them one by one would resolve ${oc.env:PASSWORD}
+    assert isinstance(above, list)
+    job.hydra.overrides.hydra = [*above, *own]
     if not OmegaConf.is_interpolation(job.hydra.job, "override_dirname"):  # Hydra 1.4 forms it when it is asked for
         form = job.hydra.job.config.override_dirname
         told = sorted(str(override.input_line) for override in task if override.key_or_group not in form.exclude_keys)
