@@ -115,7 +115,7 @@ def test_a_killed_job_costs_the_others_nothing_and_runs_again(how: str, deaths: 
     states = Counter(trial.state for trial in trials(out))
     assert states == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}  # the killed one, queued again once
     (again,) = [trial for trial in trials(out) if "continues" in trial.user_attrs]
-    assert again.user_attrs["retries"] == deaths
+    assert again.user_attrs["deaths"] == deaths
     assert "going on from epoch" in (out / "s" / again.user_attrs["folder"] / "fourfold.log").read_text()
     assert set(epochs(out).values()) == {300}
 
@@ -169,5 +169,5 @@ def test_an_array_task_that_slurm_warns_saves_returns_to_the_queue_and_goes_on(t
     logs = [path.read_text() for path in out.glob("s/*/fourfold.log")]
     assert sum("going on from epoch" in log for log in logs) == 1
     again = [trial for trial in trials(out) if "continues" in trial.user_attrs]
-    assert [trial.user_attrs["retries"] for trial in again] == [0]  # it was asked to stop: nothing died
+    assert [trial.user_attrs["deaths"] for trial in again] == [0]  # it was asked to stop: nothing died
     assert Counter(trial.state for trial in trials(out)) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
