@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from test_sweeper import PATIENCE, TINY, done, sweep, trials
 
@@ -72,6 +72,11 @@ def told(folder: Path) -> str:
 def epochs(folder: Path) -> dict[str, int]:
     """Epochs that each run has written down."""
     return {path.parent.name: len(path.read_text().splitlines()) for path in folder.glob("s/*/metrics.jsonl")}
+
+
+def counted(folder: Path) -> list[FrozenTrial]:
+    """Without void trials: tasks that begin at the same moment may both put a point in the queue, and one of them gives way."""
+    return [trial for trial in trials(folder) if not trial.user_attrs.get("void")]
 
 
 def test_submitit_runs_a_grid(tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_an_array_shares_one_study_exactly(tmp_path: Path) -> None:
     array(out, 2, "trainer.epochs=5", "seed=0,1,2,3,4,5")
     wait_for(lambda: not queue(), lambda: told(out) + queue())
     assert len(done(out)) == 6
-    assert [trial.state for trial in trials(out)] == [TrialState.COMPLETE] * 6, told(out)
+    assert [trial.state for trial in counted(out)] == [TrialState.COMPLETE] * 6, told(out)
     assert len({trial.user_attrs["holder"]["pid"] for trial in trials(out)}) == 2
     assert (out / "s/report.html").exists()
 
@@ -170,4 +175,4 @@ def test_an_array_task_that_slurm_warns_saves_returns_to_the_queue_and_goes_on(t
     assert sum("going on from epoch" in log for log in logs) == 1
     again = [trial for trial in trials(out) if "continues" in trial.user_attrs]
     assert [trial.user_attrs["deaths"] for trial in again] == [0]  # it was asked to stop: nothing died
-    assert Counter(trial.state for trial in trials(out)) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
+    assert Counter(trial.state for trial in counted(out)) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
