@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from fourfold import cli, multirun
 from fourfold.config import ConfigError
 from fourfold.multirun import Database, database_of, refuse_password
+from fourfold.study.storage import open_storage
 
 OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
 SWEEP = ["freeze=from_scratch", "seed=0,1", "study=mine"]
@@ -105,3 +107,17 @@ def test_status_reads_the_folders_where_the_database_cannot_be_reached(
     assert said.err.startswith("fourfold: only the folders were read: hydra.sweeper.storage")
     assert len(said.err.splitlines()) == 1
     assert "No run has begun" in said.out
+
+
+def test_status_reads_the_journal_of_a_study_whose_environment_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The variable may have said `journal`, and only the trials know why a run was given up."""
+    monkeypatch.delenv("STUDY_URL", raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    folder = study(tmp_path / "a", "${oc.env:STUDY_URL}")
+    trials = optuna.create_study(study_name="a/seed=0#1", storage=open_storage("journal", folder))
+    attributes = {"key": "p0", "command": ["seed=0"], "reason": "its process died 3 times"}
+    trials.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
+    assert cli.command(["status", str(folder)]) == 0
+    assert "its process died 3 times" in capfd.readouterr().out

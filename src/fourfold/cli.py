@@ -155,7 +155,7 @@ def _status(args: Sequence[str]) -> None:
 
 
 def _trials(study: Path) -> "list[TrialView]":
-    """Those of the study's search, wherever it keeps them; where they cannot be reached, none, and a line says so."""
+    """Those of the study's search, wherever it keeps them; where they cannot be reached, a line says so."""
     from fourfold import multirun
     from fourfold.study.ledger import kept, view
     from fourfold.study.storage import open_storage
@@ -165,7 +165,7 @@ def _trials(study: Path) -> "list[TrialView]":
         return kept(study) if database is None else view(open_storage(database.url, study), database.study)
     except ConfigError as error:
         _say(f"only the folders were read: {error}", 0)
-        return []
+        return kept(study)  # it may have been a journal that the environment named
 
 
 def _study(command: str, args: Sequence[str]) -> Path:
