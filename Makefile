@@ -8,7 +8,7 @@
 #   make test-ray          a study on a local Ray
 #   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
 #   make bench-sweep       what a sweep costs beside its runs, per trial
-#   make bench-pruning     what pruning saves, and whether it finds the same best
+#   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
 #   make test-exhaustive   cut every builder of torchvision and one model of each family of timm
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 

@@ -160,9 +160,10 @@ def test_the_hopeless_is_pruned_and_the_best_is_kept(name: str, direction: str) 
         assert {*states[7:]} == {TrialState.PRUNED}
 
 
-def test_the_median_lets_a_warm_up_pass() -> None:
-    curves = [[0.5] * 20] * 6 + [[0.0] * 5 + [0.9] * 15]
-    assert run("median", curves, "maximize").trials[6].state == TrialState.COMPLETE
+@pytest.mark.parametrize("name", ["median", "asha", "patient"])
+def test_a_run_that_begins_slowly_is_not_judged_by_its_first_epochs(name: str) -> None:
+    curves = [[0.5] * 20] * 6 + [[0.0] * 6 + [0.9] * 14]
+    assert run(name, curves, "maximize").trials[6].state == TrialState.COMPLETE
 
 
 def test_names_are_checked() -> None:

@@ -91,10 +91,12 @@ def pruner(name: str, *, epochs: int | None = None, directions: Sequence[str] = 
     _known("search.pruner", name, SEARCH_PRUNERS)
     if len(directions) > 1 and name != "none":
         raise ConfigError(f"search.pruner={name} cannot judge {len(directions)} objectives at once: add search.pruner=none")
-    median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=(epochs or 0) // 4)  # a warm-up is no time to judge
+    # In the first third of the epochs the learning rate is warmed up or highest, and curves still cross.
+    early = (epochs or 0) // 3
+    median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=early)
     makers: dict[str, Callable[[], BasePruner]] = {
         "median": lambda: median,
-        "asha": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        "asha": lambda: pruners.SuccessiveHalvingPruner(min_resource=max(1, early), reduction_factor=2),
         "hyperband": lambda: pruners.HyperbandPruner(max_resource=epochs or "auto", reduction_factor=3),
         "wilcoxon": lambda: pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
         "patient": lambda: pruners.PatientPruner(median, patience=max(1, (epochs or 10) // 5)),
