@@ -2,7 +2,7 @@
 #   make study             install into .venv, run the embedded study (STUDY=name runs another one), print where its report is
 #   make test              install into .venv and run ruff, mypy and pytest
 # What takes longer or needs more, installed where it is missing (by apt, as root on Debian or Ubuntu):
-#   make test-hydra-next   the tests of the door and the sweeper on the coming Hydra, 1.4
+#   make test-hydra-next   the tests of what touches Hydra on its coming release, 1.4
 #   make test-postgres     a study in a PostgreSQL
 #   make test-slurm        a study on a Slurm of one node
 #   make test-ray          a study on a local Ray
@@ -39,7 +39,7 @@ HYDRA_NEXT := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.
 test-hydra-next: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/hydra-next $(HYDRA_NEXT)
 	@PYTHONPATH=$(CURDIR)/$(VENV)/hydra-next OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
-		tests/test_compose.py tests/test_cli.py tests/test_experiments.py tests/study/test_space.py tests/test_sweeper.py
+		tests/test_compose.py tests/test_cli.py tests/test_jobs.py tests/test_multirun.py tests/study/test_space.py
 
 test-postgres: MARKER = postgres
 test-kills: MARKER = kills
