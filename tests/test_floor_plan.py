@@ -35,9 +35,20 @@ FACTS = {
     "transferability",
     "trial",
 }
-PARTS = {"activations", "checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
+PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
 DOOR = {"__main__", "cli", "compose", "explain", "info", "jobs", "multirun", "plan", "prospects", "usage"}
-FLOORS = (GROUND, FACTS, PARTS, {"features"}, {"assembly", "result"}, {"dry_run", "run"}, {"study"}, {"report"}, DOOR)
+FLOORS = (
+    GROUND,
+    FACTS,
+    {"activations"},
+    PARTS,
+    {"features"},
+    {"assembly", "result"},
+    {"dry_run", "run"},
+    {"study"},
+    {"report"},
+    DOOR,
+)
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SIDEWAYS = {
     ("freeze", "models"),

@@ -13,7 +13,7 @@ from fourfold.identity import NOT_IN_THE_PARTS, NOT_IN_THE_RESULT, folder_name, 
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return json.dumps(asdict(compose(["freeze=last_blocks", "model=resnet18"])))
+    return json.dumps(asdict(compose(["freeze=last_blocks", "model=resnet18", "transform=standard"])))
 
 
 @pytest.fixture
@@ -47,6 +47,17 @@ def test_a_key_is_in_the_identity_unless_it_is_listed_with_a_reason(plain: dict[
     parts = key.split(".")
     listed = any(".".join(parts[: i + 1]) in NOT_IN_THE_RESULT for i in range(len(parts)))
     assert (run_id(changed(plain, key, "something else")) == run_id(plain)) == listed
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light", "standard", "randaugment"])
+def test_images_that_are_kept_make_another_run_where_they_are_other_images(plain: dict[str, Any], augmentation: str) -> None:
+    augmented = changed(plain, "transform.augmentation", augmentation)
+    ids = {keep: run_id(changed(augmented, "cache.images", keep)) for keep in ("off", "auto", "ram", "disk")}
+    assert ids["auto"] == ids["off"]
+    assert ids["ram"] == ids["disk"]
+    assert (ids["ram"] == ids["off"]) == (augmentation in ("none", "light"))
+    before = {key: value for key, value in augmented.items() if key != "cache"}  # a run from before there was such a key
+    assert run_id(before) == ids["off"]
 
 
 def test_what_is_left_out_exists() -> None:

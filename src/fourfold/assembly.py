@@ -118,7 +118,8 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     model = models.create(
         config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=config.freeze_strategy.pretrained
     )
-    splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed)
+    kept = (config.cache.images, Path(config.paths.cache))
+    splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed, *kept)
     train, val = _batches(config, splits, ranks)
     net = _placed(model.net, config, ranks)
     kit = _kit(config, splits, model, ranks)

@@ -25,6 +25,7 @@ COLLATES = ("stack", "pad", "resize")
 AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
+KEPT_IMAGES = ("auto", "off", "ram", "disk")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
@@ -152,6 +153,7 @@ class TransformConfig:
 class CacheConfig:
     """What is computed once and reused by every epoch, learning rate, seed and trial. See docs/caching.md."""
 
+    images: str  # one of KEPT_IMAGES: decoded, and brought to their size
     activations: str  # one of CACHES: of the frozen prefix of a network
     dtype: str  # one of CACHE_DTYPES, in which activations are stored
     views: Optional[int]  # augmented views of each training image that are stored; null: augmented images are computed anew

@@ -60,6 +60,7 @@ NOT_IN_THE_PARTS = {
     "debug.name": "a label",
     "paths": "where files lie",
 }  # two runs that differ in nothing else are built of the same parts, and take as long
+EXACT = (("dtype", "fp32"), ("views", None))  # of the cache: activations as they were computed, of images as they are
 ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
 
@@ -80,6 +81,7 @@ def run_id(plain: dict[str, Any]) -> str:
         left_out.remove("dataset.root")
     settings = _canonical(plain, RunConfig, "", left_out)
     settings["model"]["weights"] = _origin(settings["model"]["weights"])
+    settings |= {"cache": kept} if (kept := _kept(settings.pop("cache", {}), settings)) else {}
     return _digest(settings)
 
 
@@ -123,6 +125,15 @@ def changes_the_result(override: str) -> bool:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_LONGEST_PART] or "unnamed"
+
+
+def _kept(cache: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What is stored, where that changes a number; the ids of runs in which it changes none know nothing of it."""
+    kept = {name: value for name, value in cache.items() if (name, value) not in EXACT}
+    images = kept.pop("images", "off")  # for random crops they are stored smaller, wherever they lie
+    if settings["transform"]["augmentation"] not in ("none", "light") and images not in ("auto", "off"):
+        kept["images"] = {"ram": "smaller", "disk": "smaller"}.get(images, images)
+    return kept
 
 
 def _origin(weights: str | None) -> str | None:

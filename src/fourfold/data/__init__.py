@@ -1,6 +1,8 @@
 """Images in, batches out: sources, splits, transforms, order. The test split comes sealed."""
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -10,10 +12,21 @@ from fourfold.config import DatasetConfig, TransformConfig
 from fourfold.data import randomness
 from fourfold.data.batches import Batches, class_weights, image_seed
 from fourfold.data.images import ImageSet, TensorSet
+from fourfold.data.kept import KeptImages, KeptSquares
 from fourfold.data.sealed import SealedSplit, TestSplitOpened
 from fourfold.data.sources import open_source
 from fourfold.data.splits import Manifest, choose
-from fourfold.data.transforms import Prepare, Preprocessing, evaluation, mixer, normalizer, plain_square, training
+from fourfold.data.transforms import (
+    Prepare,
+    Preprocessing,
+    evaluation,
+    mixer,
+    normalizer,
+    plain_square,
+    random_crops,
+    short_side,
+    training,
+)
 
 __all__ = [
     "Batches",
@@ -30,6 +43,8 @@ __all__ = [
     "outline",
     "randomness",
 ]
+log = logging.getLogger(__name__)
+STEADY = ("image_folder", "csv", "torchvision", "huggingface")  # sources that give the same image each time
 
 
 @dataclass(frozen=True)
@@ -65,13 +80,22 @@ def outline(config: DatasetConfig, seed: int) -> Outline:
     return Outline(1 if config.task == "regression" else len(classes), classes, config.task)
 
 
-def load_splits(config: DatasetConfig, transform: TransformConfig, preprocessing: Preprocessing, seed: int) -> Splits:
+def load_splits(
+    config: DatasetConfig,
+    transform: TransformConfig,
+    preprocessing: Preprocessing,
+    seed: int,
+    keep: str = "off",
+    folder: Path = Path(),
+) -> Splits:
     """Choose the images of a run and say how they reach the model.
 
     Args:
         transform: Of the training images; the others get the evaluation transform.
         preprocessing: Of the model's weights.
         seed: The run's; it splits where `dataset.split_seed` is null.
+        keep: As `cache.images`: which images are decoded once, and where they lie then.
+        folder: For those on disk.
 
     Raises:
         ConfigError: if the dataset cannot be opened or is too small for what the config asks.
@@ -80,13 +104,27 @@ def load_splits(config: DatasetConfig, transform: TransformConfig, preprocessing
     source = open_source(config, seed)
     manifest = choose(source, config, seed)
     collate, in_chans = config.loader.collate, config.in_chans
-    augmented = training(transform, preprocessing, in_chans, collate)
+    smaller = keep in ("ram", "disk") and random_crops(transform) and config.source in STEADY
+    if smaller:
+        short = short_side(preprocessing)
+        log.info("cache.images=%s: random crops come from images of %d pixels at the short side", keep, short)
+    augmented = training(transform, preprocessing, in_chans, collate, resized=smaller)
     plain = evaluation(preprocessing, in_chans, collate)
 
     def part(origin: str, indices: np.ndarray, prepare: Prepare, recipe: TransformConfig | None) -> Dataset:
         pool = source.pool(origin)
         if isinstance(pool.images, Tensor) and plain_square(recipe, preprocessing, pool.images, collate):
             return TensorSet(pool.images, pool.labels, indices, in_chans)
+        crops = recipe is not None and random_crops(recipe)
+        steady = config.source in STEADY and not isinstance(pool.images, Tensor)  # which lie in memory, decoded
+        if keep != "off" and steady and collate != "pad" and (smaller or not crops):
+            kind = KeptSquares if prepare.vary is None else KeptImages
+            short = short_side(preprocessing) if crops else None
+            about = {"name": config.name, "root": str(Path(config.root).expanduser().resolve()), "kwargs": config.kwargs}
+            about |= {"source": config.source, "split": origin}
+            return kind(
+                pool, indices, prepare, preprocessing.size, short=short, place=keep, folder=folder / "images", origin=about
+            )
         return ImageSet(pool, indices, prepare, preprocessing.size)
 
     outlined = outline(config, seed)

@@ -85,6 +85,8 @@ class Batches:
         """
         order = self.order(epoch)
         steps = [self._share(order, step) for step in range(len(self))[start_step:stop_step]]
+        if hasattr(self.dataset, "ready"):  # what is kept is decoded before workers start
+            self.dataset.ready([place for step in steps for piece in step for place in piece], self.loader.num_workers)
         batches = self._read([(epoch, positions) for step in steps for positions in step])
         for step in steps:
             yield [next(batches) for _ in step]

@@ -13,6 +13,8 @@ from torchvision.transforms.v2 import functional
 
 from fourfold.config import ConfigError, TransformConfig, nearest
 
+MARGIN = 1.125  # short side of an image kept for random crops, relative to the crop
+LONGEST = 2  # long side of such an image, relative to the short one
 TENSOR_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")  # torchvision resizes tensors with these only
 
 
@@ -40,17 +42,50 @@ class Prepare:
     """One image to uint8 [in_chans, H, W]. Float tensors are the user's own preparation and pass through."""
 
     in_chans: int
-    steps: v2.Transform
-    as_pil: bool  # whether the steps run on PIL images, whatever comes
+    steps: nn.Module  # the same every time
+    vary: nn.Module | None  # what is drawn anew each time
+    as_pil: bool  # whether both run on PIL images, whatever comes
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             return image.float()
+        image = self.fixed(image)
+        return pixels_of(image if self.vary is None else self.vary(image))
+
+    def fixed(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """The image after `steps`, which `vary` goes on with."""
         image = with_channels(image, self.in_chans)
         if self.as_pil and isinstance(image, Tensor):
             image = functional.to_pil_image(image)
-        image = self.steps(image)
-        return image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
+        return self.steps(image)
+
+
+def pixels_of(image: Image.Image | Tensor) -> Tensor:
+    """uint8 [C, H, W]."""
+    return image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
+
+
+class Shift(nn.Module):
+    """A shift by up to `padding` pixels with reflected borders, then perhaps a flip, of square images.
+
+    The same pixels from the same random numbers as torchvision's RandomCrop and RandomHorizontalFlip, in a single gather.
+    """
+
+    def __init__(self, size: int, padding: int, hflip: bool) -> None:
+        super().__init__()
+        self.padding, self.hflip = padding, hflip
+        self._reflected = np.pad(np.arange(size), padding, mode="reflect")  # position in the padded side -> in the image
+
+    def forward(self, image: Image.Image | Tensor) -> Tensor:
+        """uint8 [C, size, size] of such a tensor or a PIL image."""
+        pixels = pixels_of(image).numpy()
+        size = pixels.shape[-1]
+        # draws nothing where there is nothing to choose, as torchvision
+        top, left = (int(torch.randint(0, 2 * self.padding + 1, ())) if self.padding else 0 for _ in range(2))
+        rows, columns = self._reflected[top : top + size], self._reflected[left : left + size]
+        if self.hflip and torch.rand(1) < 0.5:
+            columns = columns[::-1]
+        return torch.from_numpy(pixels[:, rows[:, None], columns])
 
 
 def evaluation(preprocessing: Preprocessing, in_chans: int, collate: str) -> Prepare:
@@ -61,10 +96,13 @@ def evaluation(preprocessing: Preprocessing, in_chans: int, collate: str) -> Pre
         ConfigError: for an interpolation that torchvision does not know.
     """
     interpolation = _interpolation(preprocessing)
-    return Prepare(in_chans, _shape(preprocessing, interpolation, collate), interpolation.value not in TENSOR_INTERPOLATIONS)
+    as_pil = interpolation.value not in TENSOR_INTERPOLATIONS
+    return Prepare(in_chans, _shape(preprocessing, interpolation, collate), None, as_pil)
 
 
-def training(config: TransformConfig, preprocessing: Preprocessing, in_chans: int, collate: str) -> Prepare:
+def training(
+    config: TransformConfig, preprocessing: Preprocessing, in_chans: int, collate: str, *, resized: bool = False
+) -> Prepare:
     """Augmentation, drawn from torch's global RNG.
 
     - none: as in evaluation.
@@ -73,7 +111,8 @@ def training(config: TransformConfig, preprocessing: Preprocessing, in_chans: in
     - randaugment: standard, then Cubuk et al. 2020 (arXiv 1909.13719).
     - trivialaugment: standard, then Müller and Hutter 2021 (arXiv 2103.10158).
 
-    Flips are left to right, and only with `hflip`.
+    Flips are left to right, and only with `hflip`. `resized` lets random crops come from an image that was made smaller before
+    (`MARGIN`), and that is at most twice as long as it is short.
     """
     interpolation = _interpolation(preprocessing)
     recipe = config.augmentation
@@ -85,20 +124,62 @@ def training(config: TransformConfig, preprocessing: Preprocessing, in_chans: in
         raise ConfigError(
             f"transform.augmentation={recipe} changes colours, but dataset.in_chans={in_chans}: choose none, light or standard"
         )
-    steps: list[nn.Module]
+    as_pil = interpolation.value not in TENSOR_INTERPOLATIONS
     if recipe in ("none", "light"):
-        steps = [_shape(preprocessing, interpolation, collate)]
-        if recipe == "light" and collate != "pad":
-            steps.append(v2.RandomCrop(preprocessing.size, padding=preprocessing.size // 8, padding_mode="reflect"))
-    else:
-        scale = (config.min_scale, 1.0)
-        steps = [v2.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=interpolation, antialias=True)]
-    if config.hflip and recipe != "none":
-        steps.append(v2.RandomHorizontalFlip())
+        shape = _shape(preprocessing, interpolation, collate)
+        return Prepare(in_chans, shape, _small_changes(config, preprocessing.size, collate), as_pil)
+    scale = (config.min_scale, 1.0)
+    vary: list[nn.Module] = [v2.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=interpolation, antialias=True)]
+    if config.hflip:
+        vary.append(v2.RandomHorizontalFlip())
     if recipe in policies:
-        steps.append(policies[recipe]())
+        vary.append(policies[recipe]())
     # the policies are three times as fast on PIL images as on uint8 tensors (torchvision 0.29)
-    return Prepare(in_chans, v2.Compose(steps), recipe in policies or interpolation.value not in TENSOR_INTERPOLATIONS)
+    as_pil |= recipe in policies
+    if not resized:
+        return Prepare(in_chans, nn.Identity(), v2.Compose(vary), as_pil)
+    # as pictures, which a kept image becomes again: a crop of a tensor would be rounded otherwise
+    smaller = Shrink(short_side(preprocessing), interpolation)
+    return Prepare(in_chans, smaller, v2.Compose(vary), as_pil or in_chans in (1, 3))
+
+
+def random_crops(config: TransformConfig) -> bool:
+    """Whether the transform looks at another part of the image each time."""
+    return config.augmentation not in ("none", "light")
+
+
+def short_side(preprocessing: Preprocessing) -> int:
+    """Pixels of the short side of an image that is kept for random crops."""
+    return round(MARGIN * preprocessing.size)
+
+
+class Shrink(nn.Module):
+    """Brings the short side down to `short` pixels and the long one to twice that at most, by cutting both ends off."""
+
+    def __init__(self, short: int, interpolation: InterpolationMode) -> None:
+        super().__init__()
+        self.short, self.interpolation = short, interpolation
+
+    def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        height, width = functional.get_size(image)
+        short, long = min(height, width), LONGEST * min(height, width)
+        if max(height, width) > long:
+            image = functional.center_crop(image, [min(height, long), min(width, long)])
+        if short <= self.short:
+            return image
+        return functional.resize(image, [self.short], interpolation=self.interpolation, antialias=True)
+
+    def extra_repr(self) -> str:
+        return f"{self.short}, {self.interpolation.value}"
+
+
+def _small_changes(config: TransformConfig, size: int, collate: str) -> nn.Module | None:
+    """What `light` draws."""
+    if config.augmentation == "none":
+        return None
+    if collate == "pad":  # whose images are not square
+        return v2.RandomHorizontalFlip() if config.hflip else None
+    return Shift(size, size // 8, config.hflip)
 
 
 def plain_square(config: TransformConfig | None, preprocessing: Preprocessing, images: Tensor, collate: str) -> bool:
