@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fourfold.transferability import lift, linear_probe, logme, logme_gain
-from fourfold.transferability.benefit import _interval
+from fourfold.transferability.benefit import _draws, _interval
 
 G = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(4), 30)
@@ -85,7 +85,7 @@ def test_the_interval_is_as_wide_as_the_spread_of_single_answers_says() -> None:
     generator = np.random.default_rng(0)
     answers = np.zeros((3, 120), dtype=bool)
     answers[0] = generator.random(120) < 0.7
-    low, high = _interval(answers, np.zeros(120, dtype=int), generator)
+    low, high = _interval(_draws(answers, np.zeros(120, dtype=int), generator))
     share = answers[0].mean()
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 119), rel=0.1)  # 2000 resamples
 
@@ -95,7 +95,7 @@ def test_the_interval_covers_which_weights_were_drawn() -> None:
     answers = np.zeros((3, 120), dtype=bool)
     answers[0], answers[2, ::2] = True, True
     answers[0, :12] = False
-    low, high = _interval(answers, np.arange(120) % 2, np.random.default_rng(0))
+    low, high = _interval(_draws(answers, np.arange(120) % 2, np.random.default_rng(0)))
     assert low < 0.8
     assert high > 0.9
 

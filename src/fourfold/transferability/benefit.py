@@ -1,13 +1,13 @@
 """Lift: what share of the error of random features the pretrained ones remove. The similarity to look at first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fourfold.transferability.evidence import logme
-from fourfold.transferability.inputs import Ints, features_of, labels_of
+from fourfold.transferability.inputs import Floats, Ints, features_of, labels_of
 from fourfold.transferability.probe import linear_probe
 
 EASY = 0.97  # accuracy of random features above which nothing is left to lift
@@ -26,6 +26,7 @@ class Lift:
         pretrained, random: accuracies of the linear probe, 0 to 1, the second a mean over initialisations; None where the probe
             could not be fitted.
         undefined: one sentence that says why there is no value; None where there is one.
+        draws: [resamples], the bootstrap draws whose quantiles `low` and `high` are; empty where it is undefined.
     """
 
     value: float | None
@@ -34,6 +35,7 @@ class Lift:
     pretrained: float | None
     random: float | None
     undefined: str | None = None
+    draws: Floats = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
 
 
 def lift(pretrained: ArrayLike, random: Sequence[ArrayLike], labels: ArrayLike, seed: int = 0) -> Lift:
@@ -83,8 +85,8 @@ def lift(pretrained: ArrayLike, random: Sequence[ArrayLike], labels: ArrayLike, 
             "the task needs no transfer"
         )
         return Lift(None, None, None, a_pretrained, a_random, reason)
-    low, high = _interval(correct, renumbered, np.random.default_rng(seed))
-    return Lift((a_pretrained - a_random) / (1 - a_random), low, high, a_pretrained, a_random)
+    draws = _draws(correct, renumbered, np.random.default_rng(seed))
+    return Lift((a_pretrained - a_random) / (1 - a_random), *_interval(draws), a_pretrained, a_random, draws=draws)
 
 
 def logme_gain(pretrained: ArrayLike, random: Sequence[ArrayLike], labels: ArrayLike) -> float:
@@ -105,7 +107,7 @@ def logme_gain(pretrained: ArrayLike, random: Sequence[ArrayLike], labels: Array
     return logme(pretrained, labels) - float(np.mean([logme(each, labels) for each in random]))
 
 
-def _interval(correct: NDArray[np.bool_], labels: Ints, generator: np.random.Generator) -> tuple[float, float]:
+def _draws(correct: NDArray[np.bool_], labels: Ints, generator: np.random.Generator) -> Floats:
     networks, n = correct.shape
     # Drawing images within a class is drawing how often each counts, so one product gives every resample's accuracies.
     counts = np.zeros((RESAMPLES, n))
@@ -118,6 +120,9 @@ def _interval(correct: NDArray[np.bool_], labels: Ints, generator: np.random.Gen
     a_random = np.take_along_axis(accuracies, drawn, axis=1).mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         lifts = np.where(a_random < 1, (accuracies[:, 0] - a_random) / (1 - a_random), np.nan)
-    ends = [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]
-    low, high = np.nanquantile(np.minimum(lifts, 1.0), ends)  # accuracies of 1 are so but for rounding
+    return np.minimum(lifts[~np.isnan(lifts)], 1.0)  # accuracies of 1 are so but for rounding
+
+
+def _interval(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return float(low), float(high)
