@@ -36,7 +36,7 @@ FACTS = {
     "trial",
 }
 PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
-DOOR = {"__main__", "cli", "compose", "explain", "info", "jobs", "multirun", "plan", "prospects", "usage"}
+DOOR = {"__main__", "cli", "compose", "explain", "info", "jobs", "multirun", "place", "plan", "prospects", "usage"}
 FLOORS = (
     GROUND,
     FACTS,

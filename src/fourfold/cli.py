@@ -81,6 +81,8 @@ def _dispatch(args: Sequence[str]) -> None:
         _status(args[1:])
     elif args and args[0] == "info":
         _info(replace(asked, flags=asked.flags[1:]))
+    elif args and args[0] == "place":
+        _place(replace(asked, flags=asked.flags[1:]))
     elif args and args[0] == "plan":
         _plan(replace(asked, flags=asked.flags[1:]))
     elif any(flag.startswith("-") for flag in asked.flags):
@@ -182,6 +184,20 @@ def _info(asked: Invocation) -> None:
     from fourfold.info import show
 
     show(config)
+
+
+def _place(asked: Invocation) -> None:
+    from fourfold.compose import compose, settled, start_of
+
+    asked = asked.checked()
+    config = compose(asked.overrides, asked.config_dir)
+    from fourfold import place
+
+    place.refuse(config)
+    start = start_of(config, asked.dirs)
+    if start is not None:
+        _finish_start(start, config, asked.dirs)
+    place.show(settled(config, asked.dirs))
 
 
 def _plan(asked: Invocation) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "fourfold -m OVERRIDES": "run every combination of values listed with commas, search intervals; again: what is left",
     "fourfold plan OVERRIDES": "print what `fourfold -m OVERRIDES` would run, what is done, and how long it takes",
     "fourfold info OVERRIDES": "print the blocks of a model and what would learn",
+    "fourfold place OVERRIDES": "measure how similar and how large the training data are, and print what that suggests",
     "fourfold report FOLDER": "write report.html for a study and print where it is",
     "fourfold status FOLDER": "print what became of every run of a study, and how to repeat each",
 }
