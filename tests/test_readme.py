@@ -120,6 +120,8 @@ def test_command_runs_in_a_short_form(command: str, tmp_path: Path) -> None:
 def check_sweep(words: list[str], folder: Path) -> None:
     """Every value of the sweep composes and validates; two runs of it are made, and its report."""
     plan = multirun.plan(canonical(words))
+    if any("interval(" in override for override in plan.overrides):
+        return  # a search is tried in test_sweeper.py
     point = [first_values(override, 1) for override in plan.overrides]
     swept = next(i for i, override in enumerate(plan.overrides) if first_values(override, 1) != override)
     two = [*point[:swept], first_values(plan.overrides[swept], 2), *point[swept + 1 :]]

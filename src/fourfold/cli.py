@@ -45,7 +45,7 @@ def command(args: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    tracebacks_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    asked = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here as they are, instead of into Hydra's own print-out
     try:
         with like_ctrl_c():
@@ -53,9 +53,11 @@ def command(args: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted: the same command goes on", INTERRUPTED)
     except (ConfigError, RunFailed) as error:
-        if tracebacks_wanted:
+        if asked == "1":
             raise
         return _say(str(error), FAILED if isinstance(error, RunFailed) else REFUSED)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = asked
     return 0
 
 

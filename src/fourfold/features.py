@@ -73,7 +73,8 @@ class Features:
 def build(config: RunConfig, model: TransferModel, splits: Splits, kit: Kit) -> Features | None:
     """Cut the network where its frozen prefix ends, and store what the prefix makes of the images; or say why not.
 
-    Where an activation would not fit on the disk it is kept in memory; where it does not fit there either, nothing is stored.
+    Nothing is said of a network of which nothing is frozen. Where an activation would not fit on the disk it is kept in memory;
+    where it does not fit there either, nothing is stored.
 
     Args:
         config: Of the run.
@@ -81,8 +82,7 @@ def build(config: RunConfig, model: TransferModel, splits: Splits, kit: Kit) -> 
         splits: Of the run. The test split stays sealed.
         kit: Of the run.
     """
-    cache = config.cache
-    if cache.activations == "off":
+    if config.cache.activations == "off" or all(parameter.requires_grad for parameter in model.net.parameters()):
         return None
     try:
         found = _cut(model.net, splits.val, kit)

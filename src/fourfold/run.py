@@ -138,7 +138,8 @@ def _story(
         tracker.watch(parts.net)
         saved = time.perf_counter()
         while not parts.done():
-            parts.enter_phase()
+            with watched(ranks.world, training=False):
+                parts.enter_phase()
             display.epoch(state.epoch, parts.steps)
             row = _train(parts, interrupted, folder, display, profile_step)
             validated = state.epoch % config.trainer.val_every == 0 or state.epoch == config.trainer.epochs
