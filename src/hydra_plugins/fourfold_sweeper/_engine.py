@@ -55,6 +55,7 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     if WORKER not in os.environ and config.search.preflight != "off":
         preflight(sweeper, cells, config, folder)
     storage = open_storage(sweeper.storage, folder)
+    sweeper.task.share(storage, sweeper.storage, folder)
     ledger = _ledger(storage, config, cells)
     deadline = _deadline(config)
     if sweeper.workers != 1:

@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from fourfold.compose import to_run_config
 from fourfold.config import ConfigError, RunConfig
 from fourfold.files import read_json
 from fourfold.interrupts import deferring
@@ -42,6 +41,10 @@ class TrialTask:
     def __reduce__(self) -> tuple[type["TrialTask"], tuple[Any]]:
         return TrialTask, (self._task,)
 
+    def share(self, storage: BaseStorage, kind: str, folder: Path) -> None:
+        """Use the storage that this process has open: a second reader of the journal would read every line again."""
+        self._open = (os.getpid(), kind, str(folder)), storage
+
     def _storage(self, kind: str, folder: Path) -> BaseStorage:
         """The study's storage, opened once for all runs of a process: a journal of a thousand trials takes a second to read."""
         key = (os.getpid(), kind, str(folder))
@@ -59,7 +62,7 @@ class TrialTask:
         if trial.state != TrialState.RUNNING:
             log.info("trial %d of %s has been run by another process", trial_id, study_name)
             return None
-        config = to_run_config(cfg)
+        config: Any = cfg  # read in few places; the run itself makes a RunConfig of it
         with deferring(), _held(storage, trial_id), _stop_noted(storage, trial_id):
             folder = Path(job.runtime.output_dir)
             persevere(lambda: storage.set_trial_user_attr(trial_id, "folder", folder.name))

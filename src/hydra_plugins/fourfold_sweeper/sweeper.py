@@ -26,9 +26,10 @@ class FourfoldSweeper(Sweeper):
         params: DictConfig | None,
         conditional: ListConfig | None,
     ) -> None:
-        self.hydra_context: Any = None  # all three come with `setup`
+        self.hydra_context: Any = None  # all four come with `setup`
         self.config: Any = None
         self.launcher: Any = None
+        self.task: Any = None
         self.storage = storage
         self.workers = workers
         self.n_jobs = n_jobs
@@ -46,8 +47,9 @@ class FourfoldSweeper(Sweeper):
         if "basic" in str(config.hydra.launcher.get("_target_", "")):  # another launcher composes in processes of its own
             composer: Any = Jobs(hydra_context.config_loader)  # all that launchers ask of a loader
             hydra_context = HydraContext(composer, hydra_context.callbacks)
+        self.task = TrialTask(task_function)
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=TrialTask(task_function), config=config
+            hydra_context=hydra_context, task_function=self.task, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
