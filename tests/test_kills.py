@@ -162,6 +162,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
         begun.process.kill()
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize(("storage", "workers", "kills"), [("journal", 2, 2), ("sqlite", 1, 1)])
 def test_a_few_kills_change_nothing(storage: str, workers: int, kills: int, calm: Calm, tmp_path: Path) -> None:
     killed = disturb(tmp_path, storage, kills, workers, seed=1)
@@ -255,6 +256,7 @@ def test_of_twenty_runs_three_fail_in_three_ways_and_each_says_why(tmp_path: Pat
         assert run["note"] in status
 
 
+@pytest.mark.kills
 def test_a_crash_beside_others_in_a_launcher_fails_none_of_them(tmp_path: Path) -> None:
     """joblib gives up all runs of a batch when one of its workers dies."""
     custom = ["model=custom", "model._target_=misbehaving.by_seed", "model.image_size=32", "model.weights=null", "freeze=full"]
