@@ -155,3 +155,14 @@ def test_a_wrong_row_does_not_pass_the_final_test(weights: Path, tmp_path: Path,
     monkeypatch.setattr(Store, "take", lambda self, places: tuple(row + 3.0 for row in take(self, places)))
     with pytest.raises(features.Disagreement, match=r"add cache\.activations=off"):
         trained(tmp_path / "run", weights, "freeze=classifier_only")
+
+
+def test_rows_of_other_images_are_noticed_and_left_aside(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, *_ = trained(tmp_path / "whole", weights, "freeze=classifier_only")
+    for rows in (tmp_path / "cache/activations").glob("*/rows.bin"):
+        rows.write_bytes(bytes(rows.stat().st_size))
+    again, *_ = trained(tmp_path / "again", weights, "freeze=classifier_only")
+    assert caplog.text.count("holds other activations than these images give now: remove it") == 2
+    assert again == whole

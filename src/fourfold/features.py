@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fourfold import freeze
-from fourfold.activations import Held, NoRoom, Part, Rows, Store
+from fourfold.activations import Held, NoRoom, Part, Rows, Stale, Store
 from fourfold.config import RunConfig
 from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.identity import ROOT_IS_THE_DATA
@@ -174,7 +174,7 @@ def _stored(
     store: Store | Held = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
     try:
         store.fill(keys.ravel(), produce)
-    except (NoRoom, OSError) as reason:
+    except (NoRoom, Stale, OSError) as reason:
         log.warning("activations stay in memory: %s", reason)
         store = Held(parts)
         store.fill(keys.ravel(), produce)
