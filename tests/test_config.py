@@ -10,12 +10,15 @@ from fourfold.compose import compose
 from fourfold.config import ConfigError
 
 OPTIONS = [(group, name) for group, options in groups.options((groups.conf_dir(),)).items() for name in options]
-NEEDED = {  # what only the user can know
+NEEDED = {  # what only the user can know, or what the default strategy does not go with
     ("dataset", "custom"): ["dataset._target_=mine.images"],
     ("model", "custom"): ["model._target_=mine.model"],
     ("model", "hf_hub"): ["model.name=owner/repo"],
     ("model", "timm"): ["model.name=resnet18"],
     ("model", "torchvision"): ["model.name=resnet18"],
+    ("regularizer", "bss"): ["freeze=full"],
+    ("regularizer", "feature_distillation"): ["freeze=full"],
+    ("regularizer", "l2_sp"): ["freeze=full"],
     ("model", "torch_hub"): ["model.name=net", "model.repo=owner/name", "model.trust=true"],
 }
 
@@ -41,9 +44,9 @@ def test_what_only_the_user_can_know_is_asked_for(option: tuple[str, str], neede
 
 
 def test_an_option_is_named_like_its_file() -> None:
-    for group in ("freeze_strategy", "logger", "search", "transform", "debug"):
+    for group in ("freeze_strategy", "logger", "regularizer", "search", "transform", "debug"):
         for name, file in groups.options((groups.conf_dir(),))[group].items():
-            chosen = getattr(compose([f"{group}={name}"]), group).name
+            chosen = getattr(compose([f"{group}={name}", *NEEDED.get((group, name), [])]), group).name
             assert chosen == (None if chosen is None else name), file
 
 
@@ -99,6 +102,11 @@ REFUSED = [
     (["freeze=full", "freeze_strategy=full"], ["name the same option; give one of them"]),
     (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16", "did you mean fp32?"]),
     (["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
+    (["regularizer=l2_spp"], ["regularizer=l2_spp", "did you mean l2_sp?"]),
+    (["regularizer=l2_sp"], ["freeze=classifier_only trains the head alone", "freeze=full"]),
+    (["regularizer=l2_sp", "freeze=from_scratch"], ["freeze=from_scratch", "random", "regularizer=none"]),
+    (["regularizer=l2_sp", "freeze=full", "optimizer.weight_decay=0.1"], ["optimizer.weight_decay=0.1", "head_weight"]),
+    (["regularizer=bss", "freeze=full", "regularizer.smallest=0"], ["regularizer.smallest=0", "1 or more"]),
     (["dataset.shots=5", "dataset.fraction=0.5"], ["dataset.shots=5", "dataset.fraction=0.5", "give one of them"]),
 ]
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
-from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, schedule
+from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, regularizers, schedule
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit
 from fourfold.ranks import Ranks
@@ -84,7 +84,8 @@ class Parts:
 
     def _get_ready(self) -> None:
         """Choose what the loop sees in this phase: the only place that knows whether activations are stored."""
-        self.stored = features.build(self.config, self.model, self.splits, self.kit)
+        images_needed = regularizers.needs_images(self.config.regularizer)
+        self.stored = None if images_needed else features.build(self.config, self.model, self.splits, self.kit)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
         if self.stored is None:
             return
@@ -132,6 +133,8 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
+    # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
+    kit = replace(kit, penalty=regularizers.create(config.regularizer, model))
     if saved is not None:
         checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)

@@ -16,6 +16,7 @@ from fourfold.config import (
     NORM_STATS,
     PRECISIONS,
     PREFLIGHTS,
+    REGULARIZERS,
     SAMPLERS,
     SCHEDULES,
     SEARCH_PRUNERS,
@@ -41,6 +42,7 @@ def validate(config: RunConfig) -> None:
         _check_dataset,
         _check_model,
         _check_freeze,
+        _check_regularizer,
         _check_trainer,
         _check_loss,
         _check_search,
@@ -76,6 +78,7 @@ def _check_names(config: RunConfig) -> None:
         ("model.source", config.model.source, MODEL_SOURCES),
         ("freeze_strategy.trainable", config.freeze_strategy.trainable, TRAINABLE),
         ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
+        ("regularizer.name", config.regularizer.name, REGULARIZERS),
         ("scheduler.name", config.scheduler.name, SCHEDULES),
         ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
         ("trainer.precision", trainer.precision, PRECISIONS),
@@ -113,6 +116,9 @@ def _check_numbers(config: RunConfig) -> None:
         "dataset.loader.num_workers": (data.loader.num_workers, 0),
         "freeze_strategy.unfreeze_every": (freeze.unfreeze_every, 1),
         "freeze_strategy.unfreeze_blocks": (freeze.unfreeze_blocks, 1),
+        "regularizer.weight": (config.regularizer.weight, 0),
+        "regularizer.head_weight": (config.regularizer.head_weight, 0),
+        "regularizer.smallest": (config.regularizer.smallest, 1),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "scheduler.warmup_epochs": (schedule.warmup_epochs, 0),
         "scheduler.patience": (schedule.patience, 0),
@@ -228,6 +234,28 @@ def _check_freeze(config: RunConfig) -> None:
         raise ConfigError(
             f"model.weights=null with freeze={freeze.name} would freeze random weights: "
             "give model.weights=default or a file, or freeze=from_scratch"
+        )
+
+
+def _check_regularizer(config: RunConfig) -> None:
+    name, freeze = config.regularizer.name, config.freeze_strategy
+    if name == "none":
+        return
+    if freeze.trainable == "head":
+        raise ConfigError(
+            f"regularizer={name} holds on to a backbone that learns, but freeze={freeze.name} trains the head alone: "
+            "choose freeze=full, last_blocks or another that trains more, or regularizer=none"
+        )
+    if name != "bss" and (not freeze.pretrained or config.model.weights is None):
+        start = f"freeze={freeze.name}" if not freeze.pretrained else "model.weights=null"
+        raise ConfigError(
+            f"regularizer={name} holds on to the starting weights, which are random with {start}: "
+            "choose regularizer=none or bss, or start from pretrained weights"
+        )
+    if name == "l2_sp" and config.optimizer.weight_decay:
+        raise ConfigError(
+            f"optimizer.weight_decay={config.optimizer.weight_decay:g} pulls towards 0 what regularizer={name} pulls towards "
+            "its start: add optimizer.weight_decay=0, and give regularizer.head_weight for the head"
         )
 
 

@@ -26,6 +26,7 @@ AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
 KEPT_IMAGES = ("auto", "off", "ram", "disk")
+REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
@@ -122,6 +123,17 @@ class OptimizerConfig:
     weight_decay: float
     momentum: float
     kwargs: dict[str, Any]
+
+
+@dataclass
+class RegularizerConfig:
+    """A further term of the training loss, about what the network brought with it. See docs/transfer_methods.md."""
+
+    name: str  # one of REGULARIZERS
+    weight: float  # of the term
+    head_weight: float  # l2_sp: of half the squared norm of what starts anew, in place of weight decay
+    smallest: int  # bss: how many singular values are shrunk
+    layers: Optional[list[str]]  # feature_distillation: modules whose outputs are compared; null: four blocks, evenly spread
 
 
 @dataclass
@@ -278,6 +290,7 @@ class RunConfig:
     model: ModelConfig
     freeze_strategy: FreezeConfig
     optimizer: OptimizerConfig
+    regularizer: RegularizerConfig
     scheduler: SchedulerConfig
     transform: TransformConfig
     cache: CacheConfig

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import PurePath
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -47,6 +48,8 @@ NOT_IN_THE_PARTS = {
     "optimizer.lr": "a number of the optimizer",
     "optimizer.weight_decay": "a number of the optimizer",
     "optimizer.momentum": "a number of the optimizer",
+    "regularizer.weight": "a number of the loss",
+    "regularizer.head_weight": "a number of the loss",
     "scheduler": "a factor on the learning rate",
     "trainer.patience": "when to stop",
     "trainer.checkpoint_seconds": "when to save",
@@ -60,6 +63,7 @@ NOT_IN_THE_PARTS = {
     "debug.name": "a label",
     "paths": "where files lie",
 }  # two runs that differ in nothing else are built of the same parts, and take as long
+ADDED = ("regularizer",)  # groups that add something to a strategy, and nothing where their option is `none`
 EXACT = (("dtype", "fp32"), ("views", None))  # of the cache: activations as they were computed, of images as they are
 ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
@@ -79,7 +83,7 @@ def run_id(plain: dict[str, Any]) -> str:
     left_out = set(NOT_IN_THE_RESULT)
     if plain["dataset"]["source"] in ROOT_IS_THE_DATA:
         left_out.remove("dataset.root")
-    settings = _canonical(plain, RunConfig, "", left_out)
+    settings = _canonical(essential(plain), RunConfig, "", left_out)
     settings["model"]["weights"] = _origin(settings["model"]["weights"])
     settings |= {"cache": kept} if (kept := _kept(settings.pop("cache", {}), settings)) else {}
     return _digest(settings)
@@ -110,9 +114,20 @@ def _digest(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def essential(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the groups that add nothing; so a run from before there was such a group is the same run."""
+    return {group: values for group, values in plain.items() if group not in ADDED or values["name"] != "none"}
+
+
+def strategy(plain: Mapping[str, Any]) -> str:
+    """`full`, or `full + l2_sp`: the freeze strategy and what was added to it, as folders and tables name it."""
+    added = (plain[group]["name"] for group in ADDED if group in essential(plain))
+    return " + ".join((plain["freeze_strategy"]["name"], *added))
+
+
 def folder_name(plain: dict[str, Any]) -> str:
     """`<dataset>-<model>-<strategy>-s<seed>-<run_id>`, safe on every file system."""
-    names = (plain["dataset"]["name"], plain["model"]["name"], plain["freeze_strategy"]["name"])
+    names = (plain["dataset"]["name"], plain["model"]["name"], strategy(plain))
     return "-".join((*map(_safe, names), f"s{plain['seed']}", run_id(plain)))
 
 

@@ -41,6 +41,7 @@ class Kit:
     clip_norm: float | None
     channels_last: bool
     takes_mask: bool
+    penalty: Callable[[Any, Tensor], Tensor] | None = None  # (inputs, targets) -> a scalar; see regularizers
 
 
 def train_one_epoch(
@@ -113,6 +114,8 @@ def _step(net: nn.Module, micro_batches: Sequence[Batch], images: int, kit: Kit,
                 outputs = _forward(net, inputs, mask, kit)
             # a sum over all micro-batches and processes, divided once; DDP divides by the number of processes, hence `world`
             loss = kit.loss(outputs, targets).sum() / images
+            if kit.penalty is not None:  # a mean over micro-batches and processes, as the loss is
+                loss = loss + kit.penalty(inputs, targets) * (len(targets) / images)
             kit.scaler.scale(loss * kit.ranks.world).backward()
         total += loss.detach()
     if kit.clip_norm is not None:

@@ -132,7 +132,7 @@ def _story(
     if ranks.first:
         _record_start(config, parts, folder)
 
-    title = f"{config.dataset.name} {config.model.name} {config.freeze_strategy.name}"
+    title = f"{config.dataset.name} {config.model.name} {identity.strategy(asdict(config))}"
     display = Display(ranks.first and config.trainer.progress, config.trainer.epochs, title)
     with display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
         tracker.watch(parts.net)

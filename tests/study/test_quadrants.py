@@ -59,6 +59,19 @@ def test_other_optimizer_keys_are_chosen_too_and_anything_else_makes_a_cell_of_i
     assert full.chosen.swept == {"weight_decay": 0.0}
 
 
+def test_what_is_added_to_a_strategy_makes_a_row_of_its_own(tmp_path: Path) -> None:
+    none = {"regularizer": {"name": "none", "weight": 0.0, "layers": None}}
+    held = {"regularizer": {"name": "l2_sp", "weight": 0.01, "layers": None}}
+    write_run(tmp_path, quadrant=("similar", "small", "full"), seed=0)  # from before there was such a group
+    write_run(tmp_path, quadrant=("similar", "small", "full"), seed=1, extra=none)
+    for seed in (0, 1):
+        write_run(tmp_path, quadrant=("similar", "small", "full"), seed=seed, val=0.95, extra=held)
+    (place,) = read_study(tmp_path).places
+    assert [(cell.strategy, len(cell.chosen.runs)) for cell in place.cells] == [("full", 2), ("full + l2_sp", 2)]
+    assert place.verdict.textbook is not None
+    assert place.verdict.textbook.strategy == "full"  # the textbook means the plain one
+
+
 def test_a_winner_needs_everyone_else_behind(tmp_path: Path) -> None:
     write_cell(tmp_path, "full", [0.90, 0.91, 0.92, 0.90, 0.91])
     write_cell(tmp_path, "classifier_only", [0.80, 0.82, 0.81, 0.80, 0.82])

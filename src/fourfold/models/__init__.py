@@ -9,11 +9,11 @@ from fourfold.config import ModelConfig
 from fourfold.models import blocks, heads, preprocessing, sources, stem, weights
 from fourfold.models.blocks import Block
 from fourfold.models.preprocessing import Preprocessing
-from fourfold.models.summary import Row, describe
+from fourfold.models.summary import Row, describe, outputs
 from fourfold.models.trace import dummy_images
 from fourfold.models.weights import WeightsReport
 
-__all__ = ["Block", "Preprocessing", "Row", "TransferModel", "WeightsReport", "create", "describe"]
+__all__ = ["Block", "Preprocessing", "Row", "TransferModel", "WeightsReport", "create", "describe", "outputs"]
 
 
 @dataclass

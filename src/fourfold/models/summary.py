@@ -25,13 +25,18 @@ def describe(model: "TransferModel") -> tuple[Row, ...]:
     """The blocks, input side first, then the heads. Runs the network once on a dummy batch; changes nothing."""
     net = model.net
     sizes = {name: param.numel() for name, param in net.named_parameters()}
-    images = dummy_images(net, len(model.preprocessing.mean), model.preprocessing.size)
-    shapes = dict(trace(net, images).calls)  # the last call counts
+    shapes = outputs(model)
     parts = [(block.name, block.params) for block in model.blocks]
     parts += [(head, tuple(name for name in sizes if name.startswith(f"{head}."))) for head in model.heads]
     return tuple(
         Row(name, params, sum(sizes[param] for param in params), _output(net, name, params, shapes)) for name, params in parts
     )
+
+
+def outputs(model: "TransferModel") -> dict[str, tuple[int, ...]]:
+    """Module -> shape of what its last call put out, for two images; of those that return one tensor. Changes nothing."""
+    images = dummy_images(model.net, len(model.preprocessing.mean), model.preprocessing.size)
+    return dict(trace(model.net, images).calls)
 
 
 def _output(net: nn.Module, name: str, params: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...] | None:

@@ -1,10 +1,11 @@
 """Points that a cell of a search tries before its sampler is asked: the textbook's, and the best of an older study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourfold import identity
 from fourfold.config import ConfigError, RunConfig
 from fourfold.study.metric import metric_of
 from fourfold.study.results import Result, collect
@@ -66,7 +67,7 @@ def _likeness(run: Result, config: RunConfig) -> tuple[bool, ...]:
     quadrant = (config.quadrant.similarity, config.quadrant.size)
     there = (run.quadrant.similarity, run.quadrant.size) if run.quadrant else (None, None)
     same_model = run.model == config.model.name
-    return run.strategy == config.freeze_strategy.name, there == quadrant, same_model, run.dataset == config.dataset.name
+    return run.strategy == identity.strategy(asdict(config)), there == quadrant, same_model, run.dataset == config.dataset.name
 
 
 def _settings(run: Result, space: Space) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA
+from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA, essential
 from fourfold.study.metric import Metric, metric_of
 from fourfold.study.results import Quadrant, Result, Unfinished, collect, flat, unfinished
 from fourfold.study.statistics import Difference, Estimate, estimate, holm, negated, paired_difference
@@ -228,7 +228,7 @@ def _matters(key: str) -> bool:
 
 def _apart(runs: Sequence[Result], tells: Callable[[str, str], bool]) -> dict[tuple[str, ...], list[Result]]:
     """Runs by whatever differs among them in the config keys that `tells` them apart; () where nothing does."""
-    leaves = [flat(run.config) for run in runs]
+    leaves = [flat(essential(run.config)) for run in runs]
     source = str(leaves[0].get("dataset.source"))
     varied = [key for key in _varying(leaves) if tells(key, source)]
     groups: dict[tuple[str, ...], list[Result]] = {}

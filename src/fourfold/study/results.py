@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold import identity
 from fourfold.files import read_json, read_jsonl
 
 RUN_FILES = frozenset({"result.json", "config.json", "failure.json"})  # any of them makes a folder a run's folder
@@ -36,7 +37,7 @@ class Result:
     train_size: str  # in words: "5 per class", "100 images", "10 %", "all"
     quadrant: Quadrant | None
     model: str
-    strategy: str
+    strategy: str  # `full`, or `full + l2_sp`
     pretrained: bool
     seed: int
     optimizer: Mapping[str, Any]  # flat, such as {"lr": 0.001, "kwargs.fused": True}
@@ -137,7 +138,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
 def _title(config: Mapping[str, Any], folder: Path) -> str:
     try:
         return (
-            f"{config['dataset']['name']} · {_train_size(config['dataset'])} · {config['freeze_strategy']['name']} · "
+            f"{config['dataset']['name']} · {_train_size(config['dataset'])} · {identity.strategy(config)} · "
             f"lr {config['optimizer']['lr']:g} · seed {config['seed']}"
         )
     except UNREADABLE:
@@ -157,7 +158,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         train_size=_train_size(config["dataset"]),
         quadrant=_quadrant(config.get("quadrant")),
         model=config["model"]["name"],
-        strategy=config["freeze_strategy"]["name"],
+        strategy=identity.strategy(config),
         pretrained=bool(config["freeze_strategy"]["pretrained"]),
         seed=int(config["seed"]),
         optimizer=flat(config["optimizer"]),

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fourfold.config import ConfigError, RunConfig
 from fourfold.files import write_text
+from fourfold.identity import strategy
 from fourfold.tracking.tracker import Tracker
 from fourfold.trial import Pruned, Stopped, Trial
 
@@ -278,7 +279,7 @@ def short_name(overrides: tuple[str, ...]) -> str:
 
 def tags(config: RunConfig) -> list[str]:
     """Data set, model, strategy and quadrant, then the user's own, cut to what W&B takes; it refuses a run for one bad tag."""
-    names = (config.dataset.name, config.model.name, config.freeze_strategy.name, config.quadrant.name)
+    names = (config.dataset.name, config.model.name, strategy(dataclasses.asdict(config)), config.quadrant.name)
     cut = [(name or "").strip()[:TAG_LENGTH].strip() for name in (*names, *config.logger.wandb.tags)]
     return list(dict.fromkeys(tag for tag in cut if tag))
 

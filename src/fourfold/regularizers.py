@@ -1,0 +1,169 @@
+"""A further term of the training loss, about what the network brought with it: its starting weights, or its features.
+
+A term is a function of one micro-batch. Those that look at activations listen to the network with hooks that are silent
+while no gradient is wanted, so that validation and testing cost nothing.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.config import ConfigError, RegularizerConfig, nearest
+from fourfold.models import TransferModel, outputs
+
+Penalty = Callable[
+    [Any, Tensor], Tensor
+]  # (inputs as the network was given them, targets) -> a scalar, after each forward pass
+NEED_IMAGES = ("feature_distillation",)
+LAYERS = 4  # blocks that are compared where none are named
+
+
+def create(config: RegularizerConfig, model: TransferModel) -> Penalty | None:
+    """The term that `config` asks for; None for none.
+
+    Args:
+        config: Which term, and how much of it.
+        model: On its device, with the weights that it starts from: they are copied.
+
+    Raises:
+        ConfigError: a layer is named that the network does not have.
+    """
+    if config.name == "l2_sp":
+        return l2_sp(model.net, transferred(model), config.weight, config.head_weight)
+    if config.name == "bss":
+        return bss(model.net, model.heads[0], config.weight, config.smallest)
+    if config.name == "feature_distillation":
+        return feature_distillation(model.net, layers(model, config.layers), config.weight)
+    return None
+
+
+def needs_images(config: RegularizerConfig) -> bool:
+    """Whether the term runs the starting network beside, so that stored activations cannot stand for images."""
+    return config.name in NEED_IMAGES
+
+
+def transferred(model: TransferModel) -> frozenset[str]:
+    """Names of the parameters that come from the starting weights: the backbone's, without what a checkpoint did not fill."""
+    anew = {*model.weights.missing, *model.weights.mismatched}
+    return frozenset(name for block in model.blocks for name in block.params if name not in anew)
+
+
+def l2_sp(net: nn.Module, transferred: frozenset[str], weight: float, head_weight: float) -> Penalty:
+    """weight / 2 |w - w0|^2 + head_weight / 2 |v|^2 (Li, Grandvalet and Davoine 2018, arXiv 1802.01483, eq. 3).
+
+    w are the transferred parameters, w0 their values now, v all others; both as far as they learn, since the rest is constant.
+    """
+    start = {name: parameter.detach().clone() for name, parameter in net.named_parameters() if name in transferred}
+
+    def penalty(inputs: Any, targets: Tensor) -> Tensor:
+        learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        off = [weight * (w - start[name]).square().sum() for name, w in learning if name in start]
+        anew = [head_weight * v.square().sum() for name, v in learning if name not in start]
+        return torch.stack([*off, *anew]).sum() / 2
+
+    return penalty
+
+
+def bss(net: nn.Module, head: str, weight: float, smallest: int) -> Penalty:
+    """weight * (the squares of the `smallest` lowest singular values of a micro-batch's features [N, D], summed).
+
+    Batch spectral shrinkage (Chen et al. 2019, "Catastrophic Forgetting Meets Negative Transfer", NeurIPS, eq. 4). Features are
+    what enters the head; where that is a convolution, their mean over the positions.
+    """
+    heard = _listening(net, {head: _entering})
+
+    def penalty(inputs: Any, targets: Tensor) -> Tensor:
+        features = pooled(heard.pop(head))
+        return weight * torch.linalg.svdvals(features.float())[-smallest:].square().sum()  # in falling order
+
+    return penalty
+
+
+def feature_distillation(net: nn.Module, layers: Sequence[str], weight: float) -> Penalty:
+    """weight / 2 * (squared distances of feature vectors from the starting network's, mean over images and positions, summed
+    over the layers).
+
+    The feature maps of FitNets (Romero et al. 2015, arXiv 1412.6550, eq. 3) with the starting network as the teacher; DELTA
+    (arXiv 1901.09229) without its attention.
+    """
+    distances = _distances(net, layers)
+
+    def penalty(inputs: Any, targets: Tensor) -> Tensor:
+        return weight / 2 * torch.stack([distance.sum() for distance in distances(inputs)]).sum()
+
+    return penalty
+
+
+def layers(model: TransferModel, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The modules whose outputs are compared: the named ones, or up to `LAYERS` blocks spread evenly, the last among them.
+
+    Raises:
+        ConfigError: the network does not call one of them, or it does not return one tensor.
+    """
+    called = outputs(model)
+    for name in named or ():
+        if name not in called:
+            raise ConfigError(
+                f"regularizer.layers names {name}, but {type(model.net).__name__} calls no such module that returns one tensor"
+                f"{nearest(name, called)}: choose blocks that `fourfold info` lists, or null"
+            )
+    if named:
+        return tuple(named)
+    blocks = [block.name for block in model.blocks if block.name in called]
+    count = min(LAYERS, len(blocks))
+    return tuple(blocks[math.ceil(len(blocks) * (i + 1) / count) - 1] for i in range(count))
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features that enter a head as [N, D]: maps [N, D, H, W] are averaged over their positions."""
+    return features if features.ndim == 2 else features.flatten(2).mean(2)
+
+
+def _distances(net: nn.Module, layers: Sequence[str]) -> Callable[[Any], list[Tensor]]:
+    """A function of the inputs: for each layer [C], how far each channel is from the starting network's.
+
+    Squared, mean over images and positions. The starting network is copied now, and stays in eval mode.
+    """
+    source = copy.deepcopy(net).eval().requires_grad_(False)
+    seen = _listening(source, dict.fromkeys(layers, _leaving), always=True)
+    heard = _listening(net, dict.fromkeys(layers, _leaving))
+    channel_first = [any(isinstance(m, nn.Conv2d) for m in net.get_submodule(layer).modules()) for layer in layers]
+
+    def distances(inputs: Any) -> list[Tensor]:
+        with torch.no_grad():
+            source(inputs)
+        pairs = [(heard.pop(layer).float(), seen.pop(layer).float()) for layer in layers]
+        return [
+            (ours - theirs).square().movedim(1 if first and ours.ndim == 4 else -1, -1).flatten(0, -2).mean(0)
+            for (ours, theirs), first in zip(pairs, channel_first, strict=True)
+        ]
+
+    return distances
+
+
+def _listening(net: nn.Module, what: dict[str, Callable[..., Any]], *, always: bool = False) -> dict[str, Tensor]:
+    """A dict of what the named modules were given or put out last; filled only while gradients are wanted, or always."""
+    heard: dict[str, Tensor] = {}
+
+    def note(name: str, part: Callable[..., Any]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if always or torch.is_grad_enabled():
+                heard[name] = part(args, output)
+
+        return hook
+
+    for name, part in what.items():
+        net.get_submodule(name).register_forward_hook(note(name, part))
+    return heard
+
+
+def _entering(args: Any, output: Any) -> Any:
+    return args[0]
+
+
+def _leaving(args: Any, output: Any) -> Any:
+    return output

@@ -1,0 +1,207 @@
+"""Each term against its closed form, and in a run: it holds what it should hold."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fourfold import models, regularizers
+from fourfold.compose import compose
+from fourfold.config import ConfigError, RegularizerConfig
+from fourfold.models import TransferModel, WeightsReport
+from fourfold.run import run
+from test_run import Ends, Pruned, config, record, same
+
+G = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(6, 3, 32, 32, generator=G)
+CLASSES = torch.randint(0, 4, (6,), generator=G)
+
+
+def asked(name: str, **changes: Any) -> RegularizerConfig:
+    values = {"weight": 0.3, "head_weight": 0.0, "smallest": 1, "layers": None, **changes}
+    return RegularizerConfig(name=name, **values)
+
+
+def model(name: str = "micro_resnet") -> TransferModel:
+    torch.manual_seed(1)
+    return models.create(compose([f"model={name}", "model.weights=null", "freeze=full"]).model, 4)
+
+
+def moved(net: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_none_is_nothing() -> None:
+    assert regularizers.create(asked("none"), model()) is None
+
+
+def test_l2_sp_is_half_the_squared_distance_from_the_start_and_of_the_head_from_nothing() -> None:
+    ours = model()
+    start = {name: parameter.detach().clone() for name, parameter in ours.net.named_parameters()}
+    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours)
+    moved(ours.net)
+    assert penalty is not None
+    value = penalty(None, CLASSES)
+    value.backward()
+    total = 0.0
+    for name, parameter in ours.net.named_parameters():
+        head = name.startswith("head.")
+        off = (parameter if head else parameter - start[name]).detach().double()
+        total += (0.7 if head else 0.3) / 2 * float((off**2).sum())
+        torch.testing.assert_close(parameter.grad, ((0.7 if head else 0.3) * off).float())  # the derivative of a square
+    assert value.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_l2_sp_treats_what_a_checkpoint_did_not_fill_as_new() -> None:
+    ours = model()
+    filled = replace(ours, weights=WeightsReport("file", missing=("stem.weight",)))
+    assert regularizers.transferred(filled) == {name for block in ours.blocks for name in block.params} - {"stem.weight"}
+
+
+def test_l2_sp_ignores_what_is_frozen() -> None:
+    ours = model()
+    penalty = regularizers.create(asked("l2_sp"), ours)
+    assert penalty is not None
+    for name, parameter in ours.net.named_parameters():
+        parameter.requires_grad_(name.startswith(("stage3", "head")))
+    moved(ours.net)
+    before = penalty(None, CLASSES)
+    with torch.no_grad():
+        dict(ours.net.named_parameters())["stem.weight"] += 1.0
+    assert float(penalty(None, CLASSES)) == float(before) > 0
+
+
+@pytest.mark.parametrize("smallest", [1, 3])
+def test_bss_is_the_lowest_eigenvalues_of_the_features_gram_matrix(smallest: int) -> None:
+    ours = model()
+    penalty = regularizers.create(asked("bss", smallest=smallest), ours)
+    features: list[Tensor] = []
+    ours.net.head.register_forward_pre_hook(lambda module, args: features.append(args[0]))  # type: ignore[operator, union-attr]
+    ours.net(IMAGES)
+    assert penalty is not None
+    gram = features[0].detach().double()
+    eigenvalues = torch.linalg.eigvalsh(gram @ gram.T)  # [N, N], rising: squared singular values
+    value = penalty(IMAGES, CLASSES)
+    assert value.item() == pytest.approx(0.3 * float(eigenvalues[:smallest].sum()), rel=1e-3)
+    value.backward()
+    assert ours.net.stem.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def naive_maps(net: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    maps: dict[str, Tensor] = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda module, args, output, name=name: maps.__setitem__(name, output))
+        for name in layers
+    ]
+    net(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return maps
+
+
+def test_feature_distillation_is_the_distance_of_the_feature_vectors_written_out() -> None:
+    ours, theirs = model(), model()
+    penalty = regularizers.create(asked("feature_distillation"), ours)
+    layers = regularizers.layers(ours, None)
+    assert layers == ("stem", "stage1", "stage2", "stage3")
+    moved(ours.net)
+    ours.net.train()
+    here, there = naive_maps(ours.net, layers), naive_maps(theirs.net.eval(), layers)
+    total = 0.0
+    for name in layers:
+        images, _, height, width = here[name].shape
+        for image in range(images):
+            for position in range(height * width):
+                a, b = (maps[name][image].flatten(1)[:, position].detach().double() for maps in (here, there))
+                total += 0.3 / 2 * float(((a - b) ** 2).sum()) / (images * height * width)
+    assert penalty is not None
+    ours.net(IMAGES)
+    assert float(penalty(IMAGES, CLASSES)) == pytest.approx(total, rel=1e-4)
+
+
+def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
+    ours = model()
+    penalty = regularizers.create(asked("feature_distillation"), ours)
+    assert penalty is not None
+    ours.net.train()
+    moved(ours.net)
+    ours.net(IMAGES)
+    before = torch.get_rng_state()
+    first = penalty(IMAGES, CLASSES)
+    assert torch.equal(before, torch.get_rng_state())
+    first.backward()
+    ours.net(IMAGES)
+    assert float(penalty(IMAGES, CLASSES)) == float(first)  # statistics of the copy have not moved
+
+
+def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> None:
+    torch.manual_seed(1)
+    resnet = model("resnet18")
+    assert regularizers.layers(resnet, None) == ("layer1.1", "layer2.1", "layer3.1", "layer4.1")
+    assert regularizers.layers(resnet, ["layer3"]) == ("layer3",)
+    with pytest.raises(ConfigError, match=r"regularizer.layers names layer9.*did you mean layer"):
+        regularizers.layers(resnet, ["layer9"])
+
+
+def test_no_hook_speaks_without_gradients() -> None:
+    ours = model()
+    penalty = regularizers.create(asked("bss"), ours)
+    with torch.no_grad():
+        ours.net(IMAGES)
+    assert penalty is not None
+    with pytest.raises(KeyError):
+        penalty(IMAGES, CLASSES)
+
+
+# --- In a run ---------------------------------------------------------------------------------------------------------------
+
+
+def regularized(name: str, *overrides: str) -> Any:
+    """A run that starts from weights of its own, which the door takes for random."""
+    ours = config("freeze=full", *overrides)
+    return replace(ours, regularizer=asked(name, weight=0.1), optimizer=replace(ours.optimizer, weight_decay=0.0))
+
+
+def test_a_heavy_l2_sp_keeps_the_backbone_and_lets_the_head_learn(tmp_path: Path) -> None:
+    plain, held = config("freeze=full", "optimizer=sgd"), regularized("l2_sp", "optimizer=sgd")
+    held = replace(held, regularizer=replace(held.regularizer, weight=50.0))  # times the rate of 0.01: half the way back
+    off = {}
+    for name, each in (("plain", plain), ("held", held)):
+        run(each, tmp_path / name)
+        weights = torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+        torch.manual_seed(each.seed)
+        start = models.create(each.model, 10).net.state_dict()
+        off[name] = {key: float((weights[key] - start[key]).norm()) for key in ("stage2.conv1.weight", "head.weight")}
+    assert off["held"]["stage2.conv1.weight"] < 0.3 * off["plain"]["stage2.conv1.weight"]
+    assert off["held"]["head.weight"] > 0.5 * off["plain"]["head.weight"]
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation"])
+def test_a_resumed_run_knows_where_it_started(name: str, tmp_path: Path) -> None:
+    ours = regularized(name, "trainer.ema_decay=0.9")
+    result = run(ours, tmp_path / "straight")
+    with pytest.raises(Pruned):
+        run(ours, tmp_path / "resumed", trial=Ends(1))
+    run(ours, tmp_path / "resumed")
+    for resumed, straight in zip(record(tmp_path / "resumed"), record(tmp_path / "straight"), strict=True):
+        assert same(resumed, straight)
+    assert (
+        result["metrics"]["train"]["loss"]
+        != run(config("freeze=full", "trainer.ema_decay=0.9"), tmp_path / "plain")["metrics"]["train"]["loss"]
+    )
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation"])
+def test_a_frozen_prefix_is_stored_only_where_the_term_can_do_without_images(name: str, tmp_path: Path) -> None:
+    ours = regularized(name, "freeze_strategy.trainable=last_blocks", "freeze_strategy.blocks=1")
+    stored = run(replace(ours, paths=replace(ours.paths, cache=str(tmp_path / "cache"))), tmp_path / "auto")
+    whole = run(replace(ours, cache=replace(ours.cache, activations="off")), tmp_path / "off")
+    assert (stored["frontier"] is None) == (name == "feature_distillation")
+    assert stored["metrics"]["test"] == whole["metrics"]["test"]
+    assert stored["metrics"]["train"]["loss"] == pytest.approx(whole["metrics"]["train"]["loss"], rel=1e-5)
