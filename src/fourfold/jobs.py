@@ -1,8 +1,8 @@
 """The configurations of a sweep's jobs: each choice of options composed once, plain values set in copies of it."""
 
+import copy
 import functools
-import pickle
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -14,25 +14,45 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.base import Box, Node
 from omegaconf.errors import OmegaConfBaseException
 
-KEPT = 64  # compositions, some 25 kB each: jobs of the same options come together, or take turns with those of other cells
+KEPT = 64  # compositions, some 250 kB each: jobs of the same options come together, or take turns with those of other cells
 _OF_THE_JOB = "hydra.job.env_set."  # added to every job, with another value each time
 
 
 class JobConfig(DictConfig):
-    """A job's configuration, of which Hydra takes half a dozen copies: in a third of the time that OmegaConf's nodes need."""
+    """A job's configuration, of which Hydra takes half a dozen copies: in an eighth of OmegaConf's time."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """As OmegaConf has it: the parent is kept, but not copied."""
-        own = self.__dict__
-        parent, own["_parent"] = own["_parent"], None
-        try:
-            copied = pickle.loads(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
-        finally:
-            own["_parent"] = parent
-        copied.__dict__["_parent"] = parent
+        copied: Self = _copied(self, self.__dict__["_parent"])
         return copied
+
+
+def _copied(node: Any, parent: Box | None) -> Any:
+    """A node as it is, with copies of all that lies in it: what `deepcopy` does, without a call for every attribute."""
+    copied = object.__new__(type(node))
+    state = copied.__dict__
+    state.update(node.__dict__)
+    state["_parent"] = parent
+    state["_metadata"] = facts = object.__new__(type(node._metadata))
+    facts.__dict__.update(node._metadata.__dict__)
+    facts.flags = dict(facts.flags or {})
+    # of resolvers that are to be called once, all at the root; it is empty almost everywhere
+    facts.resolver_cache = copy.deepcopy(facts.resolver_cache) if facts.resolver_cache else defaultdict(dict)
+    match state.get("_content", state.get("_val")):
+        case dict() as children:
+            state["_content"] = {key: _copied(child, copied) for key, child in children.items()}
+        case list() as children:
+            state["_content"] = [_copied(child, copied) for child in children]
+        case Node() as child:  # of a union
+            state["_content"] = _copied(child, copied)
+        case None | str() | int() | float():
+            pass  # bool is an int
+        case value:
+            state["_val"] = copy.deepcopy(value)
+    return copied
 
 
 def _copied_fast(job: DictConfig) -> DictConfig:
@@ -80,7 +100,7 @@ class Jobs:
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._composed: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._composed: OrderedDict[tuple[str, ...], DictConfig] = OrderedDict()
         self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -91,7 +111,7 @@ class Jobs:
         if kind in self._composed:
             self._composed.move_to_end(kind)
             with suppress(OmegaConfBaseException):  # a value that does not fit: Hydra shall say so
-                job = pickle.loads(self._composed[kind])  # as deepcopy, in a quarter of its time
+                job = copy.deepcopy(self._composed[kind])
                 for value in values:
                     OmegaConf.update(job, value.key_or_group, value.value(), force_add=value.is_add())
                 _tell(job, overrides, master_config)
@@ -99,7 +119,7 @@ class Jobs:
                 return job
         job = self._loader.load_sweep_config(master_config, sweep_overrides)
         if not any(OmegaConf.is_config(OmegaConf.select(job, value.key_or_group)) for value in values):
-            self._composed[kind] = pickle.dumps(_copied_fast(job), pickle.HIGHEST_PROTOCOL)
+            self._composed[kind] = copy.deepcopy(_copied_fast(job))
             if len(self._composed) > KEPT:
                 self._composed.popitem(last=False)
         return job
