@@ -296,3 +296,22 @@ def test_a_reader_of_one_study_does_not_see_another_in_the_same_storage(tmp_path
     assert [each.cell for each in room.view(storage, "s")] == ["grid0", "grid1"]
     assert [each.cell for each in room.view(storage, "s/two")] == ["grid0", "grid1"]
     assert len(room.view(storage)) == 6
+
+
+def test_a_point_thought_of_later_is_tried_as_long_as_there_is_budget(tmp_path: Path) -> None:
+    """The same command with another `search.enqueue` goes on with the same study."""
+    storage = open_storage("journal", tmp_path)
+
+    def tried(*rates: float, budget: int) -> list[str]:
+        points = tuple({"optimizer.lr": f"optimizer.lr={rate}"} for rate in rates)
+        ledger = make(storage, [Cell("a", ("freeze_strategy=full",), points, SPACE, budget)], retry_failed=True)
+        found = []
+        while (job := ledger.take()) is not None:
+            ledger.end(job.trial_id, TrialState.COMPLETE, [0.0])
+            found.append(job.overrides[-1])
+        assert ledger.is_done()
+        return found
+
+    assert tried(0.001, budget=1) == ["optimizer.lr=0.001"]
+    assert tried(0.002, 0.001, budget=2) == ["optimizer.lr=0.002"]
+    assert tried(0.003, 0.002, 0.001, budget=2) == []

@@ -3,8 +3,8 @@
 There is no leader. A process asks a cell for a trial, says that it holds it, and tells how it ended; whoever finds a trial
 whose holder has died puts it back in the queue. Every step may be cut short by a kill: the next process makes it whole.
 
-* A trial has a *key*: `p3` is the fourth enqueued point, `n7` the sampled trial 7. A trial put back keeps its key, so a key
-  is done when one trial with it has ended.
+* A trial has a *key*: an enqueued point is known by `p` and a hash of its values, the sampled trial 7 as `n7`. A trial put
+  back keeps its key, so a key is done when one trial with it has ended.
 * A trial is *void* if another process was quicker: a key that stands already, or more keys than the cell's budget. Both are
   decided by trial numbers, which the storage hands out once, so that all processes decide alike.
 """
@@ -109,16 +109,19 @@ class Ledger:
             self._enqueue(self._studies[name], cell, retry_failed)
 
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
-        """Put the cell's fixed points in its queue, once; a race with another process makes void trials, no second runs."""
+        """Put the cell's fixed points in its queue, each once; a race with another process makes void trials, no second runs."""
         trials = self._trials(study.study_name)
+        known = _keys(trials)
         there = {_key(trial) for trial in (_standing(trials, cell, self._max_retries) if retry_failed else trials)}
-        for i, point in enumerate(cell.points):
-            if f"p{i}" not in there:
+        for point in cell.points:
+            key = f"p{_digest(sorted(point.items()))}"
+            if key not in there and len(known | {key}) <= cell.budget:  # a point thought of too late is not tried
+                known.add(key)
                 told = [] if cell.space else list(point.values())
                 fixed = params(cell.space, point) if cell.space else {}
                 trial = create_trial(
                     state=TrialState.WAITING,
-                    user_attrs={"key": f"p{i}", "overrides": told},
+                    user_attrs={"key": key, "overrides": told},
                     system_attrs={"fixed_params": fixed},
                 )
                 persevere(partial(study.add_trial, trial))
@@ -337,8 +340,11 @@ def end(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence
 def _study_name(study: str, cell: Cell) -> str:
     space = {key: distribution_to_json(distribution) for key, distribution in sorted(cell.space.items())}
     fixed = sorted(override for override in cell.fixed if changes_the_result(override))
-    digest = hashlib.sha256(json.dumps([fixed, space]).encode()).hexdigest()[:8]
-    return f"{study}/{cell.name}#{digest}"
+    return f"{study}/{cell.name}#{_digest([fixed, space])}"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
 
 
 def cell_of(name: str) -> str:

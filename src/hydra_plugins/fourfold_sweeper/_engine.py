@@ -52,12 +52,12 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     write_text(folder / "multirun.yaml", OmegaConf.to_yaml(sweeper.config))
     cells = _cells(sweeper, asked(sweeper, arguments))
     config = _config(sweeper, cells[0])
+    deadline = _deadline(config)
     if WORKER not in os.environ and config.search.preflight != "off":
         preflight(sweeper, cells, config, folder)
     storage = open_storage(sweeper.storage, folder)
     sweeper.task.share(storage, sweeper.storage, folder)
     ledger = _ledger(storage, config, cells)
-    deadline = _deadline(config)
     if sweeper.workers != 1:
         with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True, shared=_shared(cells)) as display:
             show = lambda: display.update(ledger.view()) if display.due else None  # noqa: E731
