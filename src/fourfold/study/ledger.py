@@ -109,7 +109,7 @@ class Ledger:
             self._enqueue(self._studies[name], cell, retry_failed)
 
     def _enqueue(self, study: Study, cell: Cell, retry_failed: bool) -> None:
-        """Put the cell's fixed points in its queue, each once; a race with another process makes void trials, no second runs."""
+        """Put the cell's fixed points in its queue, each once; a race of two processes makes void trials, no second runs."""
         trials = self._trials(study.study_name)
         known = _keys(trials)
         there = {_key(trial) for trial in (_standing(trials, cell, self._max_retries) if retry_failed else trials)}
