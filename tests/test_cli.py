@@ -188,7 +188,7 @@ def test_a_refused_config_leaves_no_folder(door: Door, runs: Runs, capfd: pytest
     assert door(*PLAIN, "trainer.precision=fp8") == 2
     assert not Path("outputs").exists()
     err = capfd.readouterr().err
-    assert err == "fourfold: trainer.precision=fp8 is not one of fp32, bf16, fp16, did you mean fp32?\n"
+    assert err == "fourfold: trainer.precision=fp8 is not one of fp32, bf16, fp16, auto, did you mean fp32?\n"
 
 
 def test_tracebacks_are_there_for_who_asks(door: Door, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

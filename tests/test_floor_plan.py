@@ -42,7 +42,7 @@ FLOORS = (
     FACTS,
     {"activations"},
     PARTS,
-    {"features", "regularizers"},
+    {"features", "pace", "regularizers"},
     {"assembly", "result"},
     {"dry_run", "run"},
     {"study"},

@@ -2,7 +2,9 @@
 
 import inspect
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
-from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, regularizers, schedule
+from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, pace, regularizers, schedule
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit
 from fourfold.ranks import Ranks
@@ -45,6 +47,7 @@ class Parts:
     optimizer: Optimizer
     ema: ModelEmaV3 | None
     state: State
+    compiled: pace.Compiled | None
     stored: features.Features | None = None  # stored activations of the present phase
     ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
 
@@ -123,11 +126,14 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed, *kept)
     train, val = _batches(config, splits, ranks)
     net = _placed(model.net, config, ranks)
+    plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
+    config = _at_pace(config, net, plan, train, partial(_kit, splits=splits, model=model, ranks=ranks), folder, ranks)
+    if config.trainer.channels_last:
+        net = net.to(memory_format=torch.channels_last)
     kit = _kit(config, splits, model, ranks)
 
     saved = checkpoint.load(folder / "last.pt", ranks.device)
     state = State() if saved is None else checkpoint.state_of(saved)
-    plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
@@ -138,6 +144,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     if saved is not None:
         checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
+    compiled = pace.Compiled(net) if config.trainer.compile else None
     return Parts(
         config=config,
         ranks=ranks,
@@ -156,6 +163,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
         optimizer=optimizer,
         ema=ema,
         state=state,
+        compiled=compiled,
     )
 
 
@@ -165,7 +173,7 @@ def rehearse(config: RunConfig) -> None:
     Raises:
         ConfigError: as `assemble` would, but for what only the weights could tell.
     """
-    untrained = replace(config, model=replace(config.model, weights=None))
+    untrained = replace(pace.plain(config), model=replace(config.model, weights=None))
     assemble(untrained, Path("no checkpoint"), Ranks(0, 1, torch.device("cpu")))
 
 
@@ -238,9 +246,28 @@ def _kit(config: RunConfig, splits: data.Splits, model: models.TransferModel, ra
         autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16"),
         clip_norm=trainer.clip_norm,
-        channels_last=trainer.channels_last,
+        channels_last=trainer.channels_last is True,
         takes_mask="mask" in inspect.signature(model.net.forward).parameters,
     )
+
+
+def _at_pace(
+    config: RunConfig,
+    net: nn.Module,
+    plan: freeze.Plan,
+    train: data.Batches,
+    kit: Callable[[RunConfig], Kit],
+    folder: Path,
+    ranks: Ranks,
+) -> RunConfig:
+    """The run with its precision and memory format settled."""
+
+    def steps(choices: Sequence[pace.Pace]) -> list[float | None]:
+        freeze.apply(net, plan.phases[-1], plan.norm_stats)  # in which most learns
+        (batches,) = train.at(0, stop_step=1)
+        return pace.step_seconds(net, [kit(choice.into(config)) for choice in choices], batches)
+
+    return pace.decided(config, folder, ranks, steps)
 
 
 def _monitor(config: RunConfig, task: str) -> str:
@@ -264,8 +291,7 @@ def _placed(net: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
                 "set it to false, or freeze_strategy.norm_stats=frozen"
             )
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    net = net.to(ranks.device)
-    return net.to(memory_format=torch.channels_last) if config.trainer.channels_last else net
+    return net.to(ranks.device)
 
 
 def _wrap(net: nn.Module, ranks: Ranks) -> nn.Module:

@@ -266,6 +266,8 @@ def _check_trainer(config: RunConfig) -> None:
             f"trainer.accumulate={trainer.accumulate} does not divide trainer.batch_size={trainer.batch_size}: "
             "choose a divisor, since batch_size counts the images of one optimizer step"
         )
+    if isinstance(trainer.channels_last, str) and trainer.channels_last != "auto":
+        raise ConfigError(f"trainer.channels_last={trainer.channels_last} is not one of true, false, auto")
     if trainer.precision == "fp16" and trainer.device == "cpu":
         raise ConfigError("trainer.precision=fp16 needs a GPU, but trainer.device=cpu: choose bf16 or fp32")
 

@@ -16,7 +16,7 @@ DATASET_SOURCES = ("torchvision", "fake", "image_folder", "csv", "huggingface", 
 TRAINABLE = ("head", "last_blocks", "all", "norm", "bias", "all_but_embedding")
 NORM_STATS = ("follow", "frozen")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LOSSES = ("auto", "cross_entropy", "focal", "bce", "mse")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -199,7 +199,8 @@ class TrainerConfig:
     device: str  # one of DEVICES
     threads: Optional[int]  # torch threads of this process; null leaves torch's choice
     deterministic: bool
-    channels_last: bool
+    channels_last: Union[bool, str]  # true, false, or auto: as a probe of some steps finds it faster
+    compile: bool  # torch.compile; result.json tells how long it took
     sync_batchnorm: bool  # torchrun only
     limit_train_batches: Optional[int]
     limit_eval_batches: Optional[int]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fourfold import freeze
+from fourfold import freeze, pace
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import RunConfig
 from fourfold.estimate import Estimate, training_seconds, validations
@@ -35,6 +35,7 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) ->
         Exception: whatever the run itself would raise so early.
     """
     config = overfitting(config) if config.trainer.overfit else config
+    config = replace(pace.plain(config), cache=replace(config.cache, images="off"))  # nothing is probed, compiled or kept
     with _as_before(), joined(config.trainer.device) as ranks:
         if wanted := config.trainer.threads or threads:
             torch.set_num_threads(wanted)

@@ -35,6 +35,7 @@ NOT_IN_THE_RESULT = {
     "trainer.checkpoint_seconds": "how often, not what",
     "trainer.device": "the same run on another machine; devices differ by rounding",
     "trainer.threads": "speed; thread counts differ by rounding",
+    "trainer.compile": "speed; compiled kernels differ by rounding",
     "trainer.profile": "a trace beside the run",
     "trainer.progress": "what the terminal shows",
 }

@@ -153,18 +153,19 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
     was_training = net.training
     net.eval()
     metrics.reset()
-    loss_sum = torch.zeros((), dtype=torch.float64)
+    sums: list[Tensor] = []
     images = 0
     for micro_batches in steps:
         for inputs, targets, *mask in micro_batches:
             inputs, targets, mask = _to_device(inputs, targets, mask, kit)
             with autocast(kit):
                 outputs = _forward(net, _prepared(inputs, mask, kit), mask, kit)
-            loss_sum += kit.eval_loss(outputs, targets).sum().to("cpu", torch.float64)
+            sums.append(kit.eval_loss(outputs, targets).sum())  # fetched in the end: a look at each would wait for the device
             images += len(targets)
             measure.update(metrics, kit.task, outputs, targets)
     net.train(was_training)
-    total, count = kit.ranks.total(float(loss_sum), images)
+    loss_sum = sum(torch.stack(sums).tolist()) if sums else 0.0
+    total, count = kit.ranks.total(loss_sum, images)
     values: dict[str, Any] = {"loss": total / max(1, count)}
     for name, value in metrics.compute().items():
         values[name] = value.tolist()

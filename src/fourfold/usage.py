@@ -28,7 +28,7 @@ VALUES = {
     "trainer.epochs": "epochs",
     "trainer.batch_size": "images per optimizer step",
     "trainer.device": "auto, cpu, cuda or mps",
-    "trainer.precision": "fp32, bf16 or fp16",
+    "trainer.precision": "fp32, bf16, fp16, or auto: the faster of fp32 and bf16 on this device",
     "trainer.patience": "validations without gain before the run stops",
     "dataset.shots": "images per class (or dataset.train_size, or dataset.fraction)",
     "dataset.root": "where the images lie, or are downloaded to",
