@@ -213,9 +213,7 @@ class Compiled:
                 net._compiled_call_impl = None
                 told = str(getattr(error, "inner_exception", error)).strip()  # else its first line names the backend only
                 reason = told.partition("\n")[0] or type(error).__name__
-                log.warning(
-                    "trainer.compile=true: going on without, since this network cannot be compiled here (%s)", reason[0]
-                )
+                log.warning("trainer.compile=true: going on without, since this network cannot be compiled here (%s)", reason)
                 return net(*args, **kwargs)
 
         net._compiled_call_impl = call
