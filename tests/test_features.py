@@ -51,6 +51,7 @@ def trained(folder: Path, weights: Path, *words: str) -> tuple[list[tuple[float,
         ("freeze=norm_only", "freeze_strategy.norm_stats=frozen"),
         ("freeze=classifier_only", "trainer.precision=bf16"),
         ("freeze=last_blocks", "trainer.channels_last=true"),
+        ("freeze=last_blocks", "trainer.channels_last=true", "trainer.precision=bf16"),
     ],
     ids=" ".join,
 )

@@ -122,3 +122,30 @@ def test_a_mask_reaches_only_a_network_that_takes_one() -> None:
     steps = [[(IMAGES, CLASSES, torch.ones(22, 4, 4))]]
     assert evaluate(Masked(), steps, kit(takes_mask=True), metrics.create("classification", 5))["loss"] > 0
     assert evaluate(network(), steps, kit(), metrics.create("classification", 5))["loss"] > 0
+
+
+def test_metrics_that_are_measured_of_several_batches_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is not waited for after every batch."""
+    net = network()
+    at_once = evaluate(net, batches(4), kit(), metrics.create("classification", 5))
+    monkeypatch.setattr("fourfold.loop._check_every", lambda kit: 4)
+    assert evaluate(net, batches(4), kit(), metrics.create("classification", 5)) == at_once
+
+
+def test_a_gpu_that_is_seldom_looked_at_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.loop._check_every", lambda kit: 50)
+    asked = iter([False, True])
+    state, whole = train(network(), batches(8), kit(), should_stop=lambda: next(asked))
+    assert (whole, state.step, state.images) == (False, 2, 16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_pinned_batches_travel_beside_and_arrive_whole() -> None:
+    device = torch.device("cuda", 0)
+    steps = [[tuple(part.pin_memory() for part in batch) for batch in step] for step in batches(8)]
+    on_gpu, on_cpu = network().to(device), network()
+    on_gpu[3].p = on_cpu[3].p = 0.0
+    there, _ = train(on_gpu, steps, kit(ranks=Ranks(0, 1, device), scaler=torch.amp.GradScaler("cuda", enabled=False)))
+    here, _ = train(on_cpu, steps, kit())
+    assert there.loss_sum == pytest.approx(here.loss_sum, rel=1e-4)

@@ -127,6 +127,14 @@ def test_the_probe_draws_no_random_number_and_takes_the_median_of_its_clock(tmp_
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_a_choice_that_is_far_behind_takes_no_more_steps(tmp_path: Path) -> None:
+    parts = assemble(config(), tmp_path, ALONE)
+    (batches,) = parts.train.at(0, stop_step=1)
+    # two choices, warm-up and first timed step of each: 4 seconds against 1; only the second goes on, with 2 and 3
+    ticks = iter([0, 9, 9, 18, 20, 24, 24, 25, 30, 32, 32, 35])
+    assert pace.step_seconds(parts.net, [parts.kit, parts.kit], batches, clock=lambda: float(next(ticks))) == [4.0, 2.0]
+
+
 def test_a_dry_run_probes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = forced(monkeypatch, 4.0, 3.0, 2.0, 1.0)
     dry_run(config(*AUTO, "trainer.compile=true"))
@@ -172,6 +180,21 @@ def test_a_compiled_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # the same operations, perhaps in another order
 
 
+def test_what_trains_on_stored_activations_is_not_compiled_and_what_trains_on_images_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager(monkeypatch, "aot_eager")
+    words = ("freeze=last_blocks", "freeze.pretrained=true", f"paths.cache={tmp_path}/cache", "trainer.compile=true")
+    compiled = run(config(*words), tmp_path / "compiled")
+    plain = run(config(*words[:3]), tmp_path / "plain")
+    assert compiled["frontier"] == plain["frontier"] is not None
+    assert compiled["compile_seconds"] == 0
+    assert compiled["metrics"] == plain["metrics"]
+    augmented = run(config(*words, "transform=light"), tmp_path / "augmented")
+    assert augmented["frontier"] is not None
+    assert augmented["compile_seconds"] > 0
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def refusing(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no compiler on this machine")
@@ -181,6 +204,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, 
     inputs = torch.randn(4, 3)
     expected = net(inputs)
     compiled = Compiled(net)
+    compiled.use(True)
     assert torch.equal(net(inputs), expected)
     assert torch.equal(net(inputs), expected)
     assert compiled.failed

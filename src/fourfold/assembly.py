@@ -87,8 +87,12 @@ class Parts:
 
     def _get_ready(self) -> None:
         """Choose what the loop sees in this phase: the only place that knows whether activations are stored."""
+        if self.compiled is not None:
+            self.compiled.use(False)
         images_needed = regularizers.needs_images(self.config.regularizer)
         self.stored = None if images_needed else features.build(self.config, self.model, self.splits, self.kit)
+        if self.compiled is not None:
+            self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
         if self.stored is None:
             return
@@ -118,6 +122,8 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     Raises:
         ConfigError: something in the config does not fit the data or the model.
     """
+    if ranks.device.type != "cuda":  # a machine may have a GPU that this run does not use
+        config = replace(config, dataset=replace(config.dataset, loader=replace(config.dataset.loader, pin_memory=False)))
     outline = data.outline(config.dataset, config.seed)
     model = models.create(
         config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=config.freeze_strategy.pretrained

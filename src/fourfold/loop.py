@@ -1,5 +1,6 @@
 """One plain loop over batches of images and targets. What is frozen, cached, tracked or searched is outside."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from fourfold.ranks import Ranks
 from fourfold.state import State
 
 Batch = Sequence[Any]  # (images, targets), (images, targets, mask), or (a tuple of stored activations, targets)
-CHECK_EVERY = 50  # steps between two looks at the loss on a GPU, since each look waits for the device
+CHECK_EVERY = 50  # steps between two looks at what a GPU has computed, since each look waits for it
 
 
 class NonFiniteLoss(RuntimeError):
@@ -68,7 +69,7 @@ def train_one_epoch(
         images_in: Images of the step with this index in the epoch, over all processes.
         set_rate: Sets the learning rates for a global step and returns the head's.
         ema: Updated after every step.
-        should_stop: Asked after every step; true leaves the epoch unfinished.
+        should_stop: Asked after every step, of several GPUs after every fiftieth; true leaves the epoch unfinished.
         on_step: Told (a function that gives the loss, the learning rate).
 
     Returns:
@@ -79,7 +80,7 @@ def train_one_epoch(
     """
     net.train()
     pending: list[tuple[int, float, Tensor]] = []
-    every = CHECK_EVERY if kit.ranks.device.type == "cuda" else 1
+    every = _check_every(kit)
     for micro_batches in steps:
         lr = set_rate(state.step)
         images = images_in(state.step_in_epoch)
@@ -89,10 +90,10 @@ def train_one_epoch(
         pending.append((images, lr, loss))
         state.step += 1
         state.step_in_epoch += 1
-        if len(pending) >= every:
+        if settled := len(pending) >= every:
             _settle(pending, state)
         on_step(loss.item, lr)
-        if should_stop():
+        if (settled or kit.ranks.world == 1) and should_stop():  # several processes ask each other, and so wait
             _settle(pending, state)
             return False
     _settle(pending, state)
@@ -154,6 +155,7 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
     net.eval()
     metrics.reset()
     sums: list[Tensor] = []
+    waiting: list[tuple[Tensor, Tensor]] = []  # outputs and targets that no metric has seen: counting waits for the device
     images = 0
     for micro_batches in steps:
         for inputs, targets, *mask in micro_batches:
@@ -162,7 +164,12 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
                 outputs = _forward(net, _prepared(inputs, mask, kit), mask, kit)
             sums.append(kit.eval_loss(outputs, targets).sum())  # fetched in the end: a look at each would wait for the device
             images += len(targets)
-            measure.update(metrics, kit.task, outputs, targets)
+            waiting.append((outputs, targets))
+            if len(waiting) >= _check_every(kit):
+                measure.update(metrics, kit.task, *map(torch.cat, zip(*waiting, strict=True)))
+                waiting.clear()
+    if waiting:
+        measure.update(metrics, kit.task, *map(torch.cat, zip(*waiting, strict=True)))
     net.train(was_training)
     loss_sum = sum(torch.stack(sums).tolist()) if sums else 0.0
     total, count = kit.ranks.total(loss_sum, images)
@@ -172,12 +179,36 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
     return values
 
 
+def _check_every(kit: Kit) -> int:
+    return CHECK_EVERY if kit.ranks.device.type == "cuda" else 1
+
+
 def unwrap(net: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel, or the network itself."""
     return net.module if isinstance(net, DistributedDataParallel) else net
 
 
 def _to_device(inputs: Any, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[Any, Tensor, list[Tensor]]:
+    """A batch where the network is. On CUDA it travels on a stream of its own: the host runs ahead of the device there, so that
+    the next batch arrives while this one is computed (from pinned memory, see dataset.loader.pin_memory)."""
+    if kit.ranks.device.type != "cuda":
+        return _moved(inputs, targets, mask, kit)
+    here, beside = torch.cuda.current_stream(kit.ranks.device), _copies(kit.ranks.device)
+    with torch.cuda.stream(beside):
+        moved = _moved(inputs, targets, mask, kit)
+    here.wait_stream(beside)
+    inputs, targets, mask = moved
+    for tensor in (*(inputs if isinstance(inputs, tuple) else [inputs]), targets, *mask):
+        tensor.record_stream(here)  # else its memory could be given away while it is in use here
+    return moved
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _moved(inputs: Any, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[Any, Tensor, list[Tensor]]:
     device = kit.ranks.device
     targets, mask = targets.to(device, non_blocking=True), [part.to(device, non_blocking=True) for part in mask]
     if isinstance(inputs, tuple):

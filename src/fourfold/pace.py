@@ -18,6 +18,7 @@ from torch import nn
 from fourfold.config import RunConfig
 from fourfold.files import lock, read_json, write_json
 from fourfold.loop import Batch, Kit, train_one_epoch
+from fourfold.models.frontier import Absent
 from fourfold.ranks import Ranks
 from fourfold.seeding import rng_state, set_rng_state
 from fourfold.state import State
@@ -25,6 +26,7 @@ from fourfold.state import State
 log = logging.getLogger(__name__)
 FILE = "pace.json"
 ROUNDS = 4  # steps of each choice, of which the first is not timed
+BEHIND = 1.5  # a choice whose first timed step takes as many times longer than the fastest's takes no more
 WORTH_IT = 0.95  # seconds of another choice, relative to plain fp32, below which it is taken: clocks are not exact
 
 
@@ -70,7 +72,7 @@ def decided(config: RunConfig, folder: Path, ranks: Ranks, steps: Callable[[Sequ
         if ranks.first:
             pace = replace(pace, seconds=known.seconds if known and place else pace.seconds)
             write_json(folder / FILE, asdict(pace))
-            if not place:
+            if not place and pace.seconds:  # where no step ran at all, as without memory, others look for themselves
                 write_json(shared, asdict(pace))
             _tell(config, pace, before=place > 0)
     return pace.into(config)
@@ -96,10 +98,11 @@ def step_seconds(
     images = sum(len(batch[1]) for batch in batches) * ranks.world
     taken: list[list[float]] = [[] for _ in kits]
     broken: set[int] = set()
+    behind: set[int] = set()
     try:
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             for i, kit in enumerate(kits):
-                if i not in broken:
+                if i not in broken | behind:
                     layout = torch.channels_last if kit.channels_last else torch.contiguous_format
                     trial.to(memory_format=layout)
                     try:
@@ -108,11 +111,18 @@ def step_seconds(
                         log.debug("a step did not run: %s", error)
                         broken.add(i)
                         optimizer.zero_grad(set_to_none=True)
+            if turn == 1:
+                behind = _behind(ranks.total(*(0.0 if i in broken else times[1] for i, times in enumerate(taken))), broken)
     finally:
         set_rng_state(numbers)
     totals = ranks.total(*(0.0 if i in broken else statistics.median(times[1:]) for i, times in enumerate(taken)))
     failed = ranks.total(*(float(i in broken) for i in range(len(kits))))
     return [None if wrong else total for total, wrong in zip(totals, failed, strict=True)]
+
+
+def _behind(seconds: Sequence[float], broken: set[int]) -> set[int]:
+    running = [i for i in range(len(seconds)) if i not in broken]
+    return {i for i in running if seconds[i] > BEHIND * min(seconds[j] for j in running)}
 
 
 def _one_step(
@@ -195,33 +205,38 @@ def _key(config: RunConfig, device: torch.device) -> str:
 class Compiled:
     """The forward of a network, compiled in place: its names, its state and its copies are those of before.
 
-    What cannot be compiled runs as it is, and one line says why.
+    What cannot be compiled runs as it is, and one line says why. So do parts of the network, which replay it on absent images.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
-
-        self.failed = False
+        self._net = net
+        self._forward = torch.compile(net._call_impl)
         self._before = _compile_seconds()
-        compiled = torch.compile(net._call_impl)
+        self.failed = False
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return compiled(*args, **kwargs)
-            except TorchDynamoException as error:
-                self.failed = True
-                net._compiled_call_impl = None
-                told = str(getattr(error, "inner_exception", error)).strip()  # else its first line names the backend only
-                reason = told.partition("\n")[0] or type(error).__name__
-                log.warning("trainer.compile=true: going on without, since this network cannot be compiled here (%s)", reason)
-                return net(*args, **kwargs)
-
-        net._compiled_call_impl = call
+    def use(self, whole: bool) -> None:
+        """Whether the network's forward is the compiled one; it has to run as it is where it is followed call by call."""
+        self._net._compiled_call_impl = self._call if whole and not self.failed else None
 
     @property
     def seconds(self) -> float | None:
         """Wall seconds that compiling has taken so far; None if it has failed."""
         return None if self.failed else _compile_seconds() - self._before
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+        if any(isinstance(each, Absent) for each in args):
+            return self._net._call_impl(*args, **kwargs)
+        try:
+            return self._forward(*args, **kwargs)
+        except TorchDynamoException as error:
+            self.failed = True
+            self.use(False)
+            told = str(getattr(error, "inner_exception", error)).strip()  # else its first line names the backend only
+            reason = told.partition("\n")[0] or type(error).__name__
+            log.warning("trainer.compile=true: going on without, since this network cannot be compiled here (%s)", reason)
+            return self._net(*args, **kwargs)
 
 
 def _compile_seconds() -> float:
