@@ -1,6 +1,7 @@
 """A head is found by running the network, and one that the forward pass does not use is refused."""
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import vgg11
@@ -134,3 +135,17 @@ def test_one_channel_sees_what_three_equal_ones_saw(model_config) -> None:
 def test_images_that_a_network_refuses_are_named(model_config) -> None:
     with pytest.raises(ConfigError, match="refuses images of 8 x 8 pixels and 3 channels"):
         create(model_config("inception_v3", image_size=8), 4, pretrained=False)
+
+
+def test_what_a_network_keeps_of_its_weights_belongs_to_no_graph() -> None:
+    """timm's efficientvit keeps its attention biases in eval mode, so two steps with a frozen backbone would share a graph."""
+    net = timm.create_model("efficientvit_m0", num_classes=3)
+    images = dummy_images(net, 3, 224)
+    learning = [parameter.requires_grad for parameter in net.parameters()]
+    heads.prove(net, ("head.linear",), 3, images)
+    assert [parameter.requires_grad for parameter in net.parameters()] == learning
+    net.requires_grad_(False).head.requires_grad_()
+    for module in net.modules():
+        module.training = False
+    for _ in range(2):
+        net(images).sum().backward()

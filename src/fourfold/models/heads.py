@@ -67,11 +67,15 @@ def _listen(net: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[Ten
         return said[-1].clone()  # a leaf may not be changed in place, as squeezenet's ReLU does
 
     hook = net.get_submodule(name).register_forward_hook(cut)
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    net.requires_grad_(False)  # timm's efficientvit keeps what it computes of its weights in eval mode, graph and all
     try:
         with evaluating(net), torch.enable_grad():
             return forward(net, images), said
     finally:
         hook.remove()
+        for parameter in learning:
+            parameter.requires_grad_()
 
 
 def _depends(output: Tensor, part: Tensor) -> bool:
