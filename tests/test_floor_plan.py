@@ -42,7 +42,7 @@ FLOORS = (
     FACTS,
     {"activations"},
     PARTS,
-    {"features", "pace", "regularizers"},
+    {"drift", "features", "mistakes", "pace", "regularizers"},
     {"assembly", "result"},
     {"dry_run", "run"},
     {"study"},

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
-from fourfold import checkpoint, data, features, freeze, losses, metrics, models, optim, pace, regularizers, schedule
+from fourfold import checkpoint, data, drift, features, freeze, losses, metrics, models, optim, pace, regularizers, schedule
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit
 from fourfold.ranks import Ranks
@@ -48,6 +48,7 @@ class Parts:
     ema: ModelEmaV3 | None
     state: State
     compiled: pace.Compiled | None
+    start: dict[str, Tensor]  # what may change, as it was before training
     stored: features.Features | None = None  # stored activations of the present phase
     ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
 
@@ -105,6 +106,12 @@ class Parts:
         if self.stored is not None:
             features.check(self.stored, self.net, self.splits, self.kit)
 
+    def sample(self) -> Tensor | None:
+        """The first validation images, uint8 [N, C, H, W], as many as surely fit; None where they come with a mask."""
+        val = self.images[1]
+        images, _, *mask = val.read([*range(min(drift.SAMPLE, self.config.trainer.eval_batch_size, val.images))])
+        return None if mask else images
+
     def save(self, folder: Path, *, best: bool = False) -> None:
         """Write the checkpoint from the first process; the others wait for it."""
         if self.ranks.first:
@@ -147,6 +154,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
     # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
     kit = replace(kit, penalty=regularizers.create(config.regularizer, model))
+    start = drift.snapshot(net, plan.learned)
     if saved is not None:
         checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
@@ -170,6 +178,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
         ema=ema,
         state=state,
         compiled=compiled,
+        start=start,
     )
 
 

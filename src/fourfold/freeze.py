@@ -59,6 +59,11 @@ class Plan:
         """Index of the phase that `epoch` belongs to."""
         return max(i for i, phase in enumerate(self.phases) if phase.start <= epoch)
 
+    @property
+    def learned(self) -> frozenset[str]:
+        """Names of the parameters that learn in any epoch."""
+        return frozenset().union(*(phase.trainable for phase in self.phases))
+
     def trainable(self, epoch: int) -> frozenset[str]:
         """Names of the parameters that learn in `epoch`."""
         return self.phases[self.phase_at(epoch)].trainable

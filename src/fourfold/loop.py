@@ -144,8 +144,14 @@ def _settle(pending: list[tuple[int, float, Tensor]], state: State) -> None:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics: MetricCollection) -> dict[str, Any]:
-    """Loss and metrics of `net` in eval mode over all batches of all processes.
+def evaluate(
+    net: nn.Module,
+    steps: Iterable[Sequence[Batch]],
+    kit: Kit,
+    metrics: MetricCollection,
+    on_batch: Callable[[Tensor, Tensor], None] | None = None,
+) -> dict[str, Any]:
+    """Loss and metrics of `net` in eval mode over all batches of all processes; `on_batch` sees each of this process's.
 
     Returns:
         `loss`, one float per scalar metric, and `confusion` as nested lists where it is measured.
@@ -164,6 +170,8 @@ def evaluate(net: nn.Module, steps: Iterable[Sequence[Batch]], kit: Kit, metrics
                 outputs = _forward(net, _prepared(inputs, mask, kit), mask, kit)
             sums.append(kit.eval_loss(outputs, targets).sum())  # fetched in the end: a look at each would wait for the device
             images += len(targets)
+            if on_batch is not None:
+                on_batch(outputs, targets)
             waiting.append((outputs, targets))
             if len(waiting) >= _check_every(kit):
                 measure.update(metrics, kit.task, *map(torch.cat, zip(*waiting, strict=True)))

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,12 +10,19 @@ import torch
 
 from fourfold.assembly import Parts
 from fourfold.config import RunConfig
+from fourfold.drift import Change
 from fourfold.memory import Portion
 from fourfold.provenance import git_revision, versions
 
 
 def describe(
-    parts: Parts, config: RunConfig, portion: Portion, run_id: str, overrides: tuple[str, ...], tested: dict[str, Any]
+    parts: Parts,
+    config: RunConfig,
+    portion: Portion,
+    run_id: str,
+    overrides: tuple[str, ...],
+    tested: dict[str, Any],
+    changes: Sequence[Change],
 ) -> dict[str, Any]:
     """The content of `result.json`: accuracies from 0 to 1, seconds, bytes; `val` is of the best epoch.
 
@@ -25,6 +33,7 @@ def describe(
         run_id: Identity of the run.
         overrides: What the user typed.
         tested: Metrics of the one evaluation of the test split.
+        changes: What training did to each block.
     """
     state, model = parts.state, parts.model
     test = {name: value for name, value in tested.items() if name != "confusion"}
@@ -59,16 +68,16 @@ def describe(
         "world": parts.ranks.world,
         "proof": [asdict(proof) for proof in state.proofs],
         "weights": asdict(model.weights),
+        "drift": [asdict(change) for change in changes],
     }
 
 
 def parameters(parts: Parts) -> dict[str, int]:
     """How many numbers the network has (`total`), how many of them ever learn (`trainable`), and how many its `head` has."""
     sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
-    learned = frozenset().union(*(phase.trainable for phase in parts.plan.phases))
     return {
         "total": sum(sizes.values()),
-        "trainable": sum(size for name, size in sizes.items() if name in learned),
+        "trainable": sum(size for name, size in sizes.items() if name in parts.plan.learned),
         "head": sum(sizes.values()) - sum(sizes[name] for block in parts.model.blocks for name in block.params),
     }
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from fourfold import checkpoint, freeze, identity, metrics
+from fourfold import checkpoint, drift, freeze, identity, metrics
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import RunConfig
 from fourfold.files import append_jsonl, lock, read_json, read_jsonl, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
 from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
 from fourfold.memory import OutOfMemory, Portion, release, watched
+from fourfold.mistakes import Answers
 from fourfold.profiler import profiling
 from fourfold.ranks import Ranks, joined
 from fourfold.result import describe, headline
@@ -164,7 +165,9 @@ def _story(
                 raise Stopped(f"stopped from the W&B page after epoch {state.epoch - 1}: the same command goes on from there")
 
         tested = _test(parts, folder)
-        result = describe(parts, config, portion, run_id, overrides, tested)
+        with watched(ranks.world, training=False):
+            changes = drift.measure(parts.model, parts.start, parts.sample(), parts.kit)
+        result = describe(parts, config, portion, run_id, overrides, tested, changes)
         if ranks.first:
             tracker.summary(headline(result))
             tracker.log_model(folder / "best.pt")
@@ -243,8 +246,15 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     parts.check_features()
     state.proofs.append(freeze.end_proof(parts.net, replace(running, epochs=(state.best_epoch,) * 2), state.best_epoch))
     limit = parts.config.trainer.limit_eval_batches
+    test, answers = parts.open_test(), Answers()
+    alone = parts.splits.task == "classification" and parts.ranks.world == 1  # of several processes each sees a share
     with watched(parts.ranks.world, training=False):
-        return evaluate(parts.net, parts.open_test().at(0, stop_step=limit), parts.kit, parts.measures)
+        tested = evaluate(
+            parts.net, test.at(0, stop_step=limit), parts.kit, parts.measures, on_batch=answers.add if alone else None
+        )
+    if alone:
+        answers.keep(test, parts.splits.classes, folder)
+    return tested
 
 
 def _record_start(config: RunConfig, parts: Parts, folder: Path) -> None:

@@ -91,6 +91,12 @@ class Batches:
         for step in steps:
             yield [next(batches) for _ in step]
 
+    def read(self, positions: list[int]) -> Batch:
+        """These images as one batch of the first epoch, read by this process now."""
+        if hasattr(self.dataset, "ready"):
+            self.dataset.ready(positions, 0)
+        return _checked(self._reader.read(0, positions))
+
     def order(self, epoch: int) -> list[int]:
         """Positions in the dataset in the order in which an epoch sees them; a function of the seed and the epoch."""
         rng = np.random.Generator(np.random.PCG64([self.seed & MASK, epoch]))

@@ -1,0 +1,87 @@
+"""What a finished run answered to each test image, and pictures of the mistakes it was surest of.
+
+Kept beside the result, for the report: `answers.npz` (target, predicted, confidence) and `mistakes.png` with `mistakes.json`.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fourfold.data import Batches
+from fourfold.files import replacing, write_json
+
+SHOWN = 8  # mistakes
+SIDE = 64  # pixels of each picture
+
+
+class Answers:
+    """The answers of a classifier, batch by batch."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take logits [N, K] and classes [N]."""
+        confidence, predicted = outputs.float().softmax(dim=1).max(dim=1)
+        self._batches.append((targets, predicted, confidence))  # fetched in the end: a look at each would wait for the device
+
+    def keep(self, test: Batches, classes: tuple[str, ...], folder: Path) -> None:
+        """Write all answers, and the surest mistakes with pictures as the network saw them (but not normalised).
+
+        Args:
+            test: The images, in the order of the answers.
+            classes: Their names.
+            folder: Of the run.
+        """
+        target, predicted, confidence = (torch.cat(column).cpu().numpy() for column in zip(*self._batches, strict=True))
+        with replacing(folder / "answers.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                target=target.astype(np.int32),
+                predicted=predicted.astype(np.int32),
+                confidence=confidence.astype(np.float16),
+            )
+        wrong = np.flatnonzero(target != predicted)
+        surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN].tolist()
+        if not surest:
+            return
+        file = io.BytesIO()
+        _strip(test.read(surest)[0]).save(file, format="PNG", optimize=True)
+        with replacing(folder / "mistakes.png") as temporary:
+            temporary.write_bytes(file.getvalue())
+        write_json(
+            folder / "mistakes.json",
+            [
+                {
+                    "image": position,
+                    "target": classes[target[position]],
+                    "predicted": classes[predicted[position]],
+                    "confidence": round(float(confidence[position]), 4),
+                }
+                for position in surest
+            ],
+        )
+
+
+def _strip(images: Tensor) -> Image.Image:
+    """Images [N, C, H, W] side by side, SIDE pixels each; of other than one or three channels the first is shown."""
+    strip = Image.new("RGB", (SIDE * len(images), SIDE))
+    for place, pixels in enumerate(images):
+        picture = _picture(pixels)
+        scale = SIDE / max(picture.size)
+        size = tuple(max(1, round(side * scale)) for side in picture.size)
+        resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        strip.paste(picture.resize((size[0], size[1]), resample), (place * SIDE, 0))
+    return strip
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    if pixels.is_floating_point():  # handed on as the dataset gave them
+        low, high = pixels.min(), pixels.max()
+        pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8)
+    rows = pixels.permute(1, 2, 0).numpy() if len(pixels) == 3 else pixels[0].numpy()  # [C, H, W] -> [H, W, C]
+    return Image.fromarray(rows).convert("RGB")
