@@ -3,7 +3,6 @@
 Kept beside the result, for the report: `answers.npz` (target, predicted, confidence) and `mistakes.png` with `mistakes.json`.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,8 @@ class Answers:
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN].tolist()
         if not surest:
             return
-        file = io.BytesIO()
-        _strip(test.read(surest)[0]).save(file, format="PNG", optimize=True)
         with replacing(folder / "mistakes.png") as temporary:
-            temporary.write_bytes(file.getvalue())
+            _strip(test.read(surest)[0]).save(temporary, format="PNG", optimize=True)
         write_json(
             folder / "mistakes.json",
             [

@@ -1,12 +1,22 @@
 """The statistics against scipy, against the definition, and against chance."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fourfold.study.statistics import estimate, holm, paired_difference
+from fourfold.study.statistics import (
+    bootstrap_interval,
+    cohens_d,
+    estimate,
+    holm,
+    paired_difference,
+    permutation_p,
+    seeds_needed,
+    superiority,
+)
 
 VALUES = [0.912, 0.934, 0.887, 0.951, 0.920]
 OTHERS = [0.905, 0.921, 0.890, 0.930, 0.899]
@@ -87,3 +97,63 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
     draws = np.random.default_rng(0).normal(0.0, 1.0, size=(2000, 3))
     covered = sum(1 for row in draws if (value := estimate(row.tolist())).low <= 0.0 <= value.high)  # type: ignore[operator]
     assert covered / 2000 == pytest.approx(0.95, abs=0.015)  # three standard errors
+
+
+def test_the_permutation_test_counts_all_signs() -> None:
+    """Against a naive loop over all 2^n ways to swap the two members of each pair."""
+    differences = [a - b for a, b in zip(VALUES, OTHERS, strict=True)]
+    seen = abs(sum(differences))
+    swaps = itertools.product((1, -1), repeat=len(differences))
+    extreme = [abs(sum(sign * each for sign, each in zip(signs, differences, strict=True))) >= seen - 1e-12 for signs in swaps]
+    assert permutation_p(differences) == pytest.approx(np.mean(extreme))
+    assert permutation_p([0.1]) is None
+    assert permutation_p([0.1, math.nan]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_pairs_cannot_pass_the_permutation_test(n: int) -> None:
+    assert permutation_p([0.3 + 0.01 * i for i in range(n)]) == pytest.approx(2.0 ** (1 - n))
+
+
+def test_the_bootstrap_interval_is_that_of_all_resamples() -> None:
+    """Against the exact bootstrap distribution: all 5^5 equally likely resamples."""
+    means = np.mean(list(itertools.product(VALUES, repeat=len(VALUES))), axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert bootstrap_interval(VALUES) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    assert bootstrap_interval(VALUES) == bootstrap_interval(VALUES)
+    assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert bootstrap_interval([0.5]) is None
+
+
+def test_the_effect_is_the_t_statistic_without_the_root_of_n() -> None:
+    differences = [a - b for a, b in zip(VALUES, OTHERS, strict=True)]
+    t = stats.ttest_1samp(differences, 0).statistic
+    assert cohens_d(differences) == pytest.approx(t / math.sqrt(len(differences)))
+    assert cohens_d([0.1, 0.1]) == math.inf
+    assert cohens_d([0.0, 0.0]) == 0.0
+    assert cohens_d([0.1]) is None
+
+
+def test_superiority_is_the_share_of_pairs_won() -> None:
+    assert superiority([0.1, -0.2, 0.3, 0.0]) == pytest.approx(2.5 / 4)
+    assert superiority([]) is None
+
+
+def test_the_seeds_needed_show_the_difference_four_times_in_five_and_one_seed_fewer_does_not() -> None:
+    draws = np.random.default_rng(0)
+    for effect, std, comparisons in ((0.02, 0.02, 1), (0.02, 0.03, 3)):
+        n = seeds_needed(effect, std, comparisons)
+        assert n is not None
+        power = {
+            pairs: np.mean(stats.ttest_1samp(draws.normal(effect, std, (20_000, pairs)), 0, axis=1).pvalue < 0.05 / comparisons)
+            for pairs in (n - 1, n)
+        }
+        assert power[n - 1] < 0.8 + 0.01  # three standard errors of 20,000 draws
+        assert power[n] > 0.8 - 0.01
+
+
+def test_seeds_needed_at_the_ends() -> None:
+    assert seeds_needed(0.1, 0.0) == 2
+    assert seeds_needed(1e-6, 0.1) is None
+    assert seeds_needed(0.0, 0.1) is None
+    assert seeds_needed(math.nan, 0.1) is None

@@ -2,7 +2,7 @@
 
 import shlex
 
-from fourfold.study.quadrants import Setting
+from fourfold.study.cells import Setting
 
 
 def repeat(setting: Setting) -> list[str]:

@@ -24,7 +24,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fourfold.files import replacing, write_text
 from fourfold.report.wording import heading, scaled, short, signed
-from fourfold.study.quadrants import SIMILARITIES, SIZES, Cell, Place, Study
+from fourfold.study.cells import Cell
+from fourfold.study.quadrants import SIMILARITIES, SIZES, Place, Study
 
 # Colour-blind safe (after Okabe & Ito 2008), of middle tone; the page gives the same names other values in the dark.
 PALETTE = {

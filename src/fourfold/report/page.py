@@ -26,8 +26,10 @@ from fourfold.report.wording import (
     signed_interval,
     summary,
 )  # fmt: skip
+from fourfold.study.cells import Cell
 from fourfold.study.integrity import Integrity, inspect
-from fourfold.study.quadrants import Cell, Place, Rival, Study
+from fourfold.study.quadrants import Place, Study
+from fourfold.study.verdict import Rival
 
 HERE = Path(__file__).parent
 GLYPHS = "●■◆▲▼✚✖★"  # as figures.MARKERS

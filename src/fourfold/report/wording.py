@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from fourfold.study.metric import Metric
-from fourfold.study.quadrants import Place, Rival, Study
+from fourfold.study.quadrants import Place, Study
 from fourfold.study.statistics import Estimate, negated
+from fourfold.study.verdict import Rival
 
 WIDE = 0.05  # an interval of a tie that reaches this far is called wide
 
@@ -129,7 +130,15 @@ def headline(place: Place) -> str:
 
 def sentences(place: Place) -> list[str]:
     """A place's verdict in full: who is best and how surely, the cheapest of a tie, the textbook's choice, transfer."""
-    said = [_who(place), _hidden(place), _chance(place), _cheapest(place), _textbook(place), _transfer(place)]
+    said = [
+        _who(place),
+        _hidden(place),
+        _needed(place),
+        _chance(place),
+        _cheapest(place),
+        _textbook(place),
+        _transfer(place),
+    ]
     return [sentence for sentence in said if sentence]
 
 
@@ -169,6 +178,17 @@ def _hidden(place: Place) -> str:
     if not place.metric.percent or most < WIDE:
         return ""
     return f"Too few seeds to be sure: differences of up to {short(most, place.metric)} points would fit these data."
+
+
+def _needed(place: Place) -> str:
+    """How many seeds would settle the nearest tie."""
+    tied = [rival for rival in place.verdict.rivals if rival.status == "tied"]
+    needed = tied[0].seeds_needed(place.metric.margin) if tied else None
+    have = tied[0].difference.estimate.n if tied and tied[0].difference else 0
+    if needed is None or needed <= have:
+        return ""
+    what = "a difference like the one seen, or of one point," if place.metric.percent else "a difference like the one seen"
+    return f"About {needed} seeds would show {what} between {place.verdict.best} and {tied[0].strategy} four times in five."
 
 
 def _chance(place: Place) -> str:
@@ -216,7 +236,8 @@ def _transfer(place: Place) -> str:
     if transfer.status == "negative":
         return f"Negative transfer: pretraining loses {points(transfer.difference.estimate, metric)}, {versus}."
     if transfer.status == "no benefit":
-        return f"Pretraining gains nothing measurable: {gain}, {versus}."
+        warning = "Warning of negative transfer: from random weights it is at least as good. " if transfer.flagged else ""
+        return f"{warning}Pretraining gains nothing measurable: {gain}, {versus}."
     return f"Pretraining gains {gain}, {versus}."
 
 
@@ -281,6 +302,11 @@ def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
 
 def _transfers(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
     known = [(place.verdict.transfer.status, name) for place, name in judged if place.verdict.transfer]
+    flagged = [
+        name
+        for place, name in judged
+        if place.verdict.transfer and place.verdict.transfer.flagged and place.verdict.transfer.status != "negative"
+    ]
     of = {status: [name for each, name in known if each == status] for status in ("helps", "no benefit", "negative")}
     total = sum(len(names) for names in of.values())
     if not total:
@@ -290,5 +316,7 @@ def _transfers(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
         said.append(f"brings nothing measurable in {listed(of['no benefit'])}")
     if of["negative"]:
         said.append(f"does harm in {listed(of['negative'])}")
+    if flagged:
+        said.append(f"may do harm in {listed(flagged)}, where training from scratch is at least as good")
     sentence = listed(said)
     return [f"{sentence[0].upper()}{sentence[1:]}."]

@@ -16,7 +16,8 @@ import yaml
 
 from fourfold.files import read_json, read_jsonl, write_json, write_text
 from fourfold.scores import HEADLINE
-from fourfold.study.quadrants import Cell, Place, arrange
+from fourfold.study.cells import Cell
+from fourfold.study.quadrants import Place, arrange
 from fourfold.study.results import UNREADABLE, Result, Unfinished, collect, unfinished
 from fourfold.study.trials import TrialView, label
 
