@@ -17,6 +17,7 @@ NEEDED = {  # what only the user can know, or what the default strategy does not
     ("model", "timm"): ["model.name=resnet18"],
     ("model", "torchvision"): ["model.name=resnet18"],
     ("regularizer", "bss"): ["freeze=full"],
+    ("regularizer", "delta"): ["freeze=full"],
     ("regularizer", "feature_distillation"): ["freeze=full"],
     ("regularizer", "l2_sp"): ["freeze=full"],
     ("model", "torch_hub"): ["model.name=net", "model.repo=owner/name", "model.trust=true"],
@@ -106,6 +107,10 @@ REFUSED = [
     (["regularizer=l2_sp"], ["freeze=classifier_only trains the head alone", "freeze=full"]),
     (["regularizer=l2_sp", "freeze=from_scratch"], ["freeze=from_scratch", "random", "regularizer=none"]),
     (["regularizer=l2_sp", "freeze=full", "optimizer.weight_decay=0.1"], ["optimizer.weight_decay=0.1", "head_weight"]),
+    (["regularizer=bss", "freeze=full", "trainer.compile=true"], ["regularizer=bss", "trainer.compile=false"]),
+    (["freeze=lora", "freeze_strategy.trainable=all"], ["adapter.kind=lora", "trainable=all", "head, norm or bias"]),
+    (["freeze=lora", "freeze_strategy.adapter.rank=0"], ["adapter.rank=0", "1 or more"]),
+    (["regularizer=delta", "freeze=full", "dataset.task=regression"], ["regularizer=delta", "attention_images=0"]),
     (["regularizer=bss", "freeze=full", "regularizer.smallest=0"], ["regularizer.smallest=0", "1 or more"]),
     (["dataset.shots=5", "dataset.fraction=0.5"], ["dataset.shots=5", "dataset.fraction=0.5", "give one of them"]),
 ]

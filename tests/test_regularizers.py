@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from fourfold import models, regularizers
@@ -21,8 +23,12 @@ CLASSES = torch.randint(0, 4, (6,), generator=G)
 
 
 def asked(name: str, **changes: Any) -> RegularizerConfig:
-    values = {"weight": 0.3, "head_weight": 0.0, "smallest": 1, "layers": None, **changes}
+    values = {"weight": 0.3, "head_weight": 0.0, "smallest": 1, "attention_images": 0, "layers": None, **changes}
     return RegularizerConfig(name=name, **values)
+
+
+def sample(count: int) -> tuple[Tensor, Tensor]:
+    return IMAGES[:count], CLASSES[:count]
 
 
 def model(name: str = "micro_resnet") -> TransferModel:
@@ -38,13 +44,13 @@ def moved(net: nn.Module) -> None:
 
 
 def test_none_is_nothing() -> None:
-    assert regularizers.create(asked("none"), model()) is None
+    assert regularizers.create(asked("none"), model(), sample) is None
 
 
 def test_l2_sp_is_half_the_squared_distance_from_the_start_and_of_the_head_from_nothing() -> None:
     ours = model()
     start = {name: parameter.detach().clone() for name, parameter in ours.net.named_parameters()}
-    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours)
+    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours, sample)
     moved(ours.net)
     assert penalty is not None
     value = penalty(None, CLASSES)
@@ -66,7 +72,7 @@ def test_l2_sp_treats_what_a_checkpoint_did_not_fill_as_new() -> None:
 
 def test_l2_sp_ignores_what_is_frozen() -> None:
     ours = model()
-    penalty = regularizers.create(asked("l2_sp"), ours)
+    penalty = regularizers.create(asked("l2_sp"), ours, sample)
     assert penalty is not None
     for name, parameter in ours.net.named_parameters():
         parameter.requires_grad_(name.startswith(("stage3", "head")))
@@ -74,13 +80,13 @@ def test_l2_sp_ignores_what_is_frozen() -> None:
     before = penalty(None, CLASSES)
     with torch.no_grad():
         dict(ours.net.named_parameters())["stem.weight"] += 1.0
-    assert float(penalty(None, CLASSES)) == float(before) > 0
+    assert penalty(None, CLASSES).item() == before.item() > 0
 
 
 @pytest.mark.parametrize("smallest", [1, 3])
 def test_bss_is_the_lowest_eigenvalues_of_the_features_gram_matrix(smallest: int) -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss", smallest=smallest), ours)
+    penalty = regularizers.create(asked("bss", smallest=smallest), ours, sample)
     features: list[Tensor] = []
     ours.net.head.register_forward_pre_hook(lambda module, args: features.append(args[0]))  # type: ignore[operator, union-attr]
     ours.net(IMAGES)
@@ -107,7 +113,7 @@ def naive_maps(net: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
 
 def test_feature_distillation_is_the_distance_of_the_feature_vectors_written_out() -> None:
     ours, theirs = model(), model()
-    penalty = regularizers.create(asked("feature_distillation"), ours)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample)
     layers = regularizers.layers(ours, None)
     assert layers == ("stem", "stage1", "stage2", "stage3")
     moved(ours.net)
@@ -122,12 +128,68 @@ def test_feature_distillation_is_the_distance_of_the_feature_vectors_written_out
                 total += 0.3 / 2 * float(((a - b) ** 2).sum()) / (images * height * width)
     assert penalty is not None
     ours.net(IMAGES)
-    assert float(penalty(IMAGES, CLASSES)) == pytest.approx(total, rel=1e-4)
+    assert penalty(IMAGES, CLASSES).item() == pytest.approx(total, rel=1e-4)
+
+
+def test_delta_weighs_each_channel_by_what_a_classifier_loses_without_it() -> None:
+    """Against a loop over channels on a network that is cut open by hand."""
+    ours = model()
+    ours.net.eval()
+    stem, head = nn.Sequential(ours.net.stem, ours.net.norm, ours.net.relu), ours.net.stage3  # type: ignore[arg-type]
+    with torch.no_grad():
+        start = ours.net.stage2(ours.net.stage1(stem(IMAGES)))  # type: ignore[operator]
+        features = head(start).mean((2, 3))  # type: ignore[operator]
+    probe = LogisticRegression(C=1 / (regularizers.SHRINK * len(IMAGES)), tol=1e-6, max_iter=1000)
+    probe.fit(features.numpy(), CLASSES.numpy())
+    seen = {int(label): row for row, label in enumerate(probe.classes_)}
+
+    def loss(maps: Tensor) -> float:
+        with torch.no_grad():
+            p = probe.predict_proba(head(maps).mean((2, 3)).numpy())  # type: ignore[operator]
+        return float(-np.log([p[i, seen[int(label)]] for i, label in enumerate(CLASSES)]).mean())
+
+    rise = []
+    for channel in range(start.shape[1]):
+        without = start.clone()
+        without[:, channel] = 0
+        rise.append(loss(without) - loss(start))
+    expected = torch.softmax(torch.tensor(rise, dtype=torch.float32) / 5, dim=0)
+    (found,) = regularizers.attention(ours, ["stage2"], IMAGES, CLASSES)
+    assert found.sum().item() == pytest.approx(1)
+    assert expected.std() > 0
+    torch.testing.assert_close(len(found) * found, len(found) * expected, rtol=0, atol=0.02)  # classes that are absent
+
+
+def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -> None:
+    ours, same_again = model(), model()
+    equal = regularizers.create(asked("feature_distillation"), ours, sample)
+    held = regularizers.create(asked("delta", head_weight=0.7), same_again, sample)
+    for each in (ours, same_again):
+        moved(each.net)
+        each.net(IMAGES)
+    assert equal is not None
+    assert held is not None
+    v = sum(float((p.detach() ** 2).sum()) for name, p in ours.net.named_parameters() if name.startswith("head"))
+    assert held(IMAGES, CLASSES).item() == pytest.approx(equal(IMAGES, CLASSES).item() + 0.35 * v, rel=1e-5)
+
+    weighed = model()
+    channels = [torch.linspace(0.1, 1.0, width) for width in (16, 16, 32, 64)]
+    names = ("stem", "stage1", "stage2", "stage3")
+    penalty = regularizers.delta(weighed.net, names, frozenset(), 0.3, 0.0, channels)
+    moved(weighed.net)
+    weighed.net.eval()
+    here, there = naive_maps(weighed.net, names), naive_maps(model().net.eval(), names)
+    total = sum(
+        len(a) * float((a * ((here[name] - there[name]).detach() ** 2).mean((0, 2, 3))).sum())
+        for a, name in zip(channels, names, strict=True)
+    )
+    weighed.net(IMAGES)
+    assert penalty(IMAGES, CLASSES).item() == pytest.approx(0.15 * total, rel=1e-4)
 
 
 def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
     ours = model()
-    penalty = regularizers.create(asked("feature_distillation"), ours)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample)
     assert penalty is not None
     ours.net.train()
     moved(ours.net)
@@ -137,7 +199,7 @@ def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
     assert torch.equal(before, torch.get_rng_state())
     first.backward()
     ours.net(IMAGES)
-    assert float(penalty(IMAGES, CLASSES)) == float(first)  # statistics of the copy have not moved
+    assert penalty(IMAGES, CLASSES).item() == float(first)  # statistics of the copy have not moved
 
 
 def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> None:
@@ -151,7 +213,7 @@ def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> Non
 
 def test_no_hook_speaks_without_gradients() -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss"), ours)
+    penalty = regularizers.create(asked("bss"), ours, sample)
     with torch.no_grad():
         ours.net(IMAGES)
     assert penalty is not None
@@ -182,9 +244,10 @@ def test_a_heavy_l2_sp_keeps_the_backbone_and_lets_the_head_learn(tmp_path: Path
     assert off["held"]["head.weight"] > 0.5 * off["plain"]["head.weight"]
 
 
-@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation"])
+@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation", "delta"])
 def test_a_resumed_run_knows_where_it_started(name: str, tmp_path: Path) -> None:
     ours = regularized(name, "trainer.ema_decay=0.9")
+    ours = replace(ours, regularizer=replace(ours.regularizer, attention_images=8))
     result = run(ours, tmp_path / "straight")
     with pytest.raises(Pruned):
         run(ours, tmp_path / "resumed", trial=Ends(1))

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 
 from fourfold import checkpoint, data, drift, features, freeze, losses, metrics, models, optim, pace, regularizers, schedule
 from fourfold.config import ConfigError, RunConfig, nearest
-from fourfold.loop import Kit
+from fourfold.loop import Kit, ready
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
@@ -90,8 +90,11 @@ class Parts:
         """Choose what the loop sees in this phase: the only place that knows whether activations are stored."""
         if self.compiled is not None:
             self.compiled.use(False)
-        images_needed = regularizers.needs_images(self.config.regularizer)
-        self.stored = None if images_needed else features.build(self.config, self.model, self.splits, self.kit)
+        self.stored = None
+        if reason := self._images_needed():
+            log.info("every epoch runs the whole network: %s", reason)
+        else:
+            self.stored = features.build(self.config, self.model, self.splits, self.kit)
         if self.compiled is not None:
             self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
@@ -100,6 +103,14 @@ class Parts:
         self.val = _over(self.stored.val, self.val)
         if self.stored.train is not None:
             self.trained, self.train = self.stored.split.suffix, _over(self.stored.train, self.train)
+
+    def _images_needed(self) -> str | None:
+        """Why stored activations cannot stand for the images, whatever is frozen."""
+        if self.model.adapters:
+            return "adapters learn from its first layers on"
+        if regularizers.needs_images(self.config.regularizer):
+            return f"regularizer={self.config.regularizer.name} shows its images to the starting network as well"
+        return None
 
     def check_features(self) -> None:
         """Hold the stored activations against the whole network, from the image."""
@@ -135,6 +146,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     model = models.create(
         config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=config.freeze_strategy.pretrained
     )
+    model = models.adapt(model, config.freeze_strategy.adapter)
     kept = (config.cache.images, Path(config.paths.cache))
     splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed, *kept)
     train, val = _batches(config, splits, ranks)
@@ -153,7 +165,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
     # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
-    kit = replace(kit, penalty=regularizers.create(config.regularizer, model))
+    kit = replace(kit, penalty=regularizers.create(config.regularizer, model, _sample(splits, config, kit)))
     start = drift.snapshot(net, plan.learned)
     if saved is not None:
         checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
@@ -213,6 +225,18 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
         world=ranks.world,
     )
     return train, train if config.trainer.overfit else _in_order(splits.val, config, ranks)
+
+
+def _sample(splits: data.Splits, config: RunConfig, kit: Kit) -> regularizers.Sample:
+    """The first training images as the first epoch prepares them, the same in every process; a fair sample (see `Manifest`)."""
+
+    def sample(count: int) -> tuple[Tensor, Tensor]:
+        loader = replace(config.dataset.loader, sampler="sequential", subset=None, num_workers=0, persistent_workers=False)
+        batches = data.Batches(splits.train, batch_size=count, accumulate=1, loader=loader, seed=config.seed, shuffle=False)
+        ((images, targets, *_),) = next(batches.at(0))
+        return ready(images, kit), targets.to(kit.ranks.device)
+
+    return sample
 
 
 def _over(activations: features.ActivationSet, images: data.Batches) -> data.Batches:

@@ -3,6 +3,7 @@
 import re
 
 from fourfold.config import (
+    ADAPTERS,
     AUGMENTATIONS,
     CACHE_DTYPES,
     CACHES,
@@ -79,6 +80,7 @@ def _check_names(config: RunConfig) -> None:
         ("freeze_strategy.trainable", config.freeze_strategy.trainable, TRAINABLE),
         ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
         ("regularizer.name", config.regularizer.name, REGULARIZERS),
+        ("freeze_strategy.adapter.kind", config.freeze_strategy.adapter.kind, ADAPTERS),
         ("scheduler.name", config.scheduler.name, SCHEDULES),
         ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
         ("trainer.precision", trainer.precision, PRECISIONS),
@@ -116,9 +118,12 @@ def _check_numbers(config: RunConfig) -> None:
         "dataset.loader.num_workers": (data.loader.num_workers, 0),
         "freeze_strategy.unfreeze_every": (freeze.unfreeze_every, 1),
         "freeze_strategy.unfreeze_blocks": (freeze.unfreeze_blocks, 1),
+        "freeze_strategy.adapter.rank": (freeze.adapter.rank, 1),
+        "freeze_strategy.adapter.alpha": (freeze.adapter.alpha, 1),
         "regularizer.weight": (config.regularizer.weight, 0),
         "regularizer.head_weight": (config.regularizer.head_weight, 0),
         "regularizer.smallest": (config.regularizer.smallest, 1),
+        "regularizer.attention_images": (config.regularizer.attention_images, 0),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0),
         "scheduler.warmup_epochs": (schedule.warmup_epochs, 0),
         "scheduler.patience": (schedule.patience, 0),
@@ -150,6 +155,11 @@ def _check_numbers(config: RunConfig) -> None:
         "dataset.val_fraction": (data.val_fraction, "above 0 and below 1", 0 < data.val_fraction < 1),
         "dataset.test_fraction": (data.test_fraction, "above 0 and below 1", 0 < data.test_fraction < 1),
         "freeze_strategy.layer_decay": (freeze.layer_decay, "above 0 and at most 1", 0 < freeze.layer_decay <= 1),
+        "freeze_strategy.adapter.dropout": (
+            freeze.adapter.dropout,
+            "from 0 up to, but not, 1",
+            0 <= freeze.adapter.dropout < 1,
+        ),
         "trainer.ema_decay": (trainer.ema_decay, "between 0 and 1", 0 < (trainer.ema_decay or 0.5) < 1),
         "trainer.loss.label_smoothing": (
             trainer.loss.label_smoothing,
@@ -225,6 +235,11 @@ def _check_freeze(config: RunConfig) -> None:
             f"freeze_strategy.unfreeze_every={freeze.unfreeze_every} and freeze_strategy.probe_epochs={freeze.probe_epochs} "
             "are two different orders of unfreezing: set one of them to null"
         )
+    if freeze.adapter.kind != "none" and freeze.trainable not in ("head", "norm", "bias"):
+        raise ConfigError(
+            f"freeze_strategy.adapter.kind={freeze.adapter.kind} stands beside frozen layers, but freeze_strategy.trainable="
+            f"{freeze.trainable} lets them learn: choose trainable=head, norm or bias, or adapter.kind=none"
+        )
     if not freeze.pretrained and freeze.trainable != "all":
         raise ConfigError(
             f"freeze_strategy.pretrained=false with freeze_strategy.trainable={freeze.trainable} would freeze random weights: "
@@ -241,7 +256,7 @@ def _check_regularizer(config: RunConfig) -> None:
     name, freeze = config.regularizer.name, config.freeze_strategy
     if name == "none":
         return
-    if freeze.trainable == "head":
+    if freeze.trainable == "head" and freeze.adapter.kind == "none":
         raise ConfigError(
             f"regularizer={name} holds on to a backbone that learns, but freeze={freeze.name} trains the head alone: "
             "choose freeze=full, last_blocks or another that trains more, or regularizer=none"
@@ -252,9 +267,19 @@ def _check_regularizer(config: RunConfig) -> None:
             f"regularizer={name} holds on to the starting weights, which are random with {start}: "
             "choose regularizer=none or bss, or start from pretrained weights"
         )
-    if name == "l2_sp" and config.optimizer.weight_decay:
+    if name != "l2_sp" and config.trainer.compile:
         raise ConfigError(
-            f"optimizer.weight_decay={config.optimizer.weight_decay:g} pulls towards 0 what regularizer={name} pulls towards "
+            f"trainer.compile=true with regularizer={name}: the term listens inside the network, which a compiled one does not "
+            "allow, so set trainer.compile=false"
+        )
+    if name == "delta" and config.regularizer.attention_images and config.dataset.task != "classification":
+        raise ConfigError(
+            f"regularizer=delta weighs channels by what a classifier loses, not dataset.task={config.dataset.task}: "
+            "add regularizer.attention_images=0, or choose feature_distillation"
+        )
+    if name in ("l2_sp", "delta") and config.optimizer.weight_decay:
+        raise ConfigError(
+            f"optimizer.weight_decay={config.optimizer.weight_decay:g} pulls towards 0 what regularizer={name} holds at "
             "its start: add optimizer.weight_decay=0, and give regularizer.head_weight for the head"
         )
 

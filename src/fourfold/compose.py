@@ -183,7 +183,8 @@ class Start:
 
     @property
     def weights(self) -> str:
-        return str(self.folder / "best.pt")
+        adapted = self.config.freeze_strategy.adapter.kind != "none"
+        return str(self.folder / ("merged.pt" if adapted else "best.pt"))
 
 
 def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ...] = ()) -> Start | None:

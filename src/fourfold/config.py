@@ -15,6 +15,7 @@ MODEL_SOURCES = ("torchvision", "timm", "hf_hub", "torch_hub", "micro_resnet", "
 DATASET_SOURCES = ("torchvision", "fake", "image_folder", "csv", "huggingface", "generated", "target")
 TRAINABLE = ("head", "last_blocks", "all", "norm", "bias", "all_but_embedding")
 NORM_STATS = ("follow", "frozen")
+ADAPTERS = ("none", "lora", "dora", "loha", "lokr", "ia3")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -26,7 +27,7 @@ AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
 KEPT_IMAGES = ("auto", "off", "ram", "disk")
-REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation")
+REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation", "delta")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
@@ -97,6 +98,16 @@ class ModelConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """New weights beside frozen layers, through the peft library. See docs/transfer_methods.md."""
+
+    kind: str  # one of ADAPTERS
+    rank: int  # of each update; ia3 has none
+    alpha: int  # an update counts alpha / rank times
+    dropout: float  # of what enters the adapters of lora and dora
+
+
+@dataclass
 class FreezeConfig:
     """What learns, as data. See docs/strategies.md."""
 
@@ -111,6 +122,7 @@ class FreezeConfig:
     unfreeze_blocks: int  # gradual: blocks per step
     probe_epochs: Optional[Union[int, float]]  # lp_ft: epochs (or fraction of all) that train the head alone first
     finetune_lr_mult: float  # lp_ft: multiplies every rate once the probe has ended
+    adapter: AdapterConfig  # learns in the last phase, beside what `trainable` names
 
 
 @dataclass
@@ -131,9 +143,12 @@ class RegularizerConfig:
 
     name: str  # one of REGULARIZERS
     weight: float  # of the term
-    head_weight: float  # l2_sp: of half the squared norm of what starts anew, in place of weight decay
+    head_weight: float  # l2_sp and delta: of half the squared norm of what starts anew, in place of weight decay
     smallest: int  # bss: how many singular values are shrunk
-    layers: Optional[list[str]]  # feature_distillation: modules whose outputs are compared; null: four blocks, evenly spread
+    attention_images: int  # delta: training images on which channels are weighed; 0 weighs them alike
+    layers: Optional[
+        list[str]
+    ]  # feature_distillation and delta: modules whose outputs are compared; null: four blocks, evenly spread
 
 
 @dataclass

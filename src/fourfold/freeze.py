@@ -1,7 +1,8 @@
 """What learns and what is frozen: a strategy described as data becomes phases, parameter groups, and a proof.
 
-A strategy never changes the modules of a network or the keys of its state dict. Frozen parts are held in eval mode by an
-instance attribute that outranks `nn.Module.train`: no call of `.train()` can reach their normalisation statistics or dropout.
+A strategy never changes the modules of a network or the keys of its state dict; adapters are there before it is asked. Frozen
+parts are held in eval mode by an instance attribute that outranks `nn.Module.train`: no call of `.train()` can reach their
+normalisation statistics or dropout.
 """
 
 import hashlib
@@ -83,7 +84,7 @@ def plan(model: "TransferModel", config: FreezeConfig, epochs: int) -> Plan:
     names = [name for name, _ in model.net.named_parameters()]
     in_blocks = {name for block in model.blocks for name in block.params}
     head = frozenset(name for name in names if name not in in_blocks)
-    final = head | _backbone_part(model, config)
+    final = head | model.adapters | _backbone_part(model, config)
     phases = _phases(model, config, epochs, head, final)
     return Plan(phases, _groups(model, config, phases), config.norm_stats)
 

@@ -116,8 +116,12 @@ def _digest(settings: Any) -> str:
 
 
 def essential(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the groups that add nothing; so a run from before there was such a group is the same run."""
-    return {group: values for group, values in plain.items() if group not in ADDED or values["name"] != "none"}
+    """A config without what adds nothing; so a run from before there was such a group or key is the same run."""
+    kept = {group: values for group, values in plain.items() if group not in ADDED or values["name"] != "none"}
+    freeze = kept["freeze_strategy"]
+    if freeze.get("adapter", {}).get("kind") == "none":
+        kept["freeze_strategy"] = {key: value for key, value in freeze.items() if key != "adapter"}
+    return kept
 
 
 def strategy(plain: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fourfold.config import ConfigError, RegularizerConfig, nearest
 from fourfold.models import TransferModel, outputs
@@ -18,16 +19,20 @@ from fourfold.models import TransferModel, outputs
 Penalty = Callable[
     [Any, Tensor], Tensor
 ]  # (inputs as the network was given them, targets) -> a scalar, after each forward pass
-NEED_IMAGES = ("feature_distillation",)
+Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
+NEED_IMAGES = ("feature_distillation", "delta")
 LAYERS = 4  # blocks that are compared where none are named
+SOFTNESS = 5.0  # of DELTA's attention: its authors' code divides by it, which the paper leaves out
+SHRINK = 1e-3  # of the probe behind that attention
 
 
-def create(config: RegularizerConfig, model: TransferModel) -> Penalty | None:
+def create(config: RegularizerConfig, model: TransferModel, sample: Sample) -> Penalty | None:
     """The term that `config` asks for; None for none.
 
     Args:
         config: Which term, and how much of it.
         model: On its device, with the weights that it starts from: they are copied.
+        sample: Gives the first training images; asked only where a term must know them.
 
     Raises:
         ConfigError: a layer is named that the network does not have.
@@ -38,6 +43,10 @@ def create(config: RegularizerConfig, model: TransferModel) -> Penalty | None:
         return bss(model.net, model.heads[0], config.weight, config.smallest)
     if config.name == "feature_distillation":
         return feature_distillation(model.net, layers(model, config.layers), config.weight)
+    if config.name == "delta":
+        held = layers(model, config.layers)
+        channels = attention(model, held, *sample(config.attention_images)) if config.attention_images else None
+        return delta(model.net, held, transferred(model), config.weight, config.head_weight, channels)
     return None
 
 
@@ -47,8 +56,9 @@ def needs_images(config: RegularizerConfig) -> bool:
 
 
 def transferred(model: TransferModel) -> frozenset[str]:
-    """Names of the parameters that come from the starting weights: the backbone's, without what a checkpoint did not fill."""
-    anew = {*model.weights.missing, *model.weights.mismatched}
+    """Names of the parameters that come from the starting weights: the backbone's, without what a checkpoint did not fill and
+    without adapters."""
+    anew = {*model.weights.missing, *model.weights.mismatched, *model.adapters}
     return frozenset(name for block in model.blocks for name in block.params if name not in anew)
 
 
@@ -98,6 +108,61 @@ def feature_distillation(net: nn.Module, layers: Sequence[str], weight: float) -
     return penalty
 
 
+def delta(
+    net: nn.Module,
+    layers: Sequence[str],
+    transferred: frozenset[str],
+    weight: float,
+    head_weight: float,
+    channels: Sequence[Tensor] | None,
+) -> Penalty:
+    """weight / 2 * (C a_j times the squared distance of channel j from the starting network's, mean over images and positions,
+    summed over the layers and their C channels) + head_weight / 2 |v|^2, v being what is not transferred.
+
+    DELTA (Li et al. 2019, arXiv 1901.09229, eq. 5 to 7). Ours has a factor of C, as its authors' code has, so that equal
+    attention (`channels` None: a_j = 1 / C) gives `feature_distillation`.
+    """
+    distances = _distances(net, layers)
+
+    def penalty(inputs: Any, targets: Tensor) -> Tensor:
+        found = distances(inputs)
+        weighed = found if channels is None else [len(a) * a * d for a, d in zip(channels, found, strict=True)]
+        anew = [v.square().sum() for name, v in net.named_parameters() if v.requires_grad and name not in transferred]
+        return (weight * torch.stack([each.sum() for each in weighed]).sum() + head_weight * torch.stack(anew).sum()) / 2
+
+    return penalty
+
+
+def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targets: Tensor) -> list[Tensor]:
+    """For each layer [C], summing to 1: softmax of how much a classifier's loss rises without a channel, over `SOFTNESS`.
+
+    The classifier is a logistic probe on the starting network's features of the same images, since the head is still random.
+    Exact: one forward pass of the images for each channel. Changes nothing and draws nothing.
+
+    Args:
+        images: as the network is given them, [N, ...].
+        targets: classes [N].
+    """
+    source = copy.deepcopy(model.net).eval().requires_grad_(False)
+    heard = _listening(source, {model.heads[0]: _entering}, always=True)
+    with torch.no_grad():
+        classes = source(images).shape[1]
+    weight, bias = _probe(pooled(heard.pop(model.heads[0])).float(), targets, classes)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            source(images)
+        return functional.cross_entropy(pooled(heard.pop(model.heads[0])).float() @ weight.T + bias, targets)
+
+    whole, found = loss(), []
+    for layer, first in zip(layers, _channel_first(source, layers), strict=True):
+        shape = outputs(model)[layer]
+        size = shape[1 if first and len(shape) == 4 else -1]
+        rise = [_without(source.get_submodule(layer), channel, first, loss) - whole for channel in range(size)]
+        found.append(torch.softmax(torch.stack(rise) / SOFTNESS, dim=0))
+    return found
+
+
 def layers(model: TransferModel, named: Sequence[str] | None) -> tuple[str, ...]:
     """The modules whose outputs are compared: the named ones, or up to `LAYERS` blocks spread evenly, the last among them.
 
@@ -131,18 +196,59 @@ def _distances(net: nn.Module, layers: Sequence[str]) -> Callable[[Any], list[Te
     source = copy.deepcopy(net).eval().requires_grad_(False)
     seen = _listening(source, dict.fromkeys(layers, _leaving), always=True)
     heard = _listening(net, dict.fromkeys(layers, _leaving))
-    channel_first = [any(isinstance(m, nn.Conv2d) for m in net.get_submodule(layer).modules()) for layer in layers]
+    channel_first = _channel_first(net, layers)
 
     def distances(inputs: Any) -> list[Tensor]:
         with torch.no_grad():
             source(inputs)
         pairs = [(heard.pop(layer).float(), seen.pop(layer).float()) for layer in layers]
         return [
-            (ours - theirs).square().movedim(1 if first and ours.ndim == 4 else -1, -1).flatten(0, -2).mean(0)
+            (ours - theirs).square().movedim(_axis(ours, first), -1).flatten(0, -2).mean(0)
             for (ours, theirs), first in zip(pairs, channel_first, strict=True)
         ]
 
     return distances
+
+
+def _channel_first(net: nn.Module, layers: Sequence[str]) -> list[bool]:
+    """Whether each layer puts out [N, C, H, W]: convolutions do, and transformers [N, T, C] or [N, H, W, C]."""
+    return [any(isinstance(part, nn.Conv2d) for part in net.get_submodule(layer).modules()) for layer in layers]
+
+
+def _axis(maps: Tensor, channel_first: bool) -> int:
+    return 1 if channel_first and maps.ndim == 4 else -1
+
+
+def _without(module: nn.Module, channel: int, first: bool, loss: Callable[[], Tensor]) -> Tensor:
+    """The loss with one channel of what `module` puts out set to 0."""
+
+    def remove(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        kept = output.clone()
+        kept.select(_axis(kept, first), channel).zero_()
+        return kept
+
+    hook = module.register_forward_hook(remove)
+    try:
+        return loss()
+    finally:
+        hook.remove()
+
+
+def _probe(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight [K, D] and bias [K] of a logistic regression, lightly shrunk: features may outnumber images."""
+    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(features @ weight.T + bias, targets) + SHRINK / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
+    return weight.detach(), bias.detach()
 
 
 def _listening(net: nn.Module, what: dict[str, Callable[..., Any]], *, always: bool = False) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from fourfold import checkpoint, drift, freeze, identity, metrics
+from fourfold import checkpoint, drift, freeze, identity, metrics, models
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import RunConfig
-from fourfold.files import append_jsonl, lock, read_json, read_jsonl, write_json, write_jsonl
+from fourfold.files import append_jsonl, lock, read_json, read_jsonl, replacing, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
 from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
 from fourfold.memory import OutOfMemory, Portion, release, watched
@@ -170,7 +170,7 @@ def _story(
         result = describe(parts, config, portion, run_id, overrides, tested, changes)
         if ranks.first:
             tracker.summary(headline(result))
-            tracker.log_model(folder / "best.pt")
+            tracker.log_model(_merged(parts, folder) if parts.model.adapters else folder / "best.pt")
             write_json(folder / "result.json", result)
     return result
 
@@ -255,6 +255,13 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     if alone:
         answers.keep(test, parts.splits.classes, folder)
     return tested
+
+
+def _merged(parts: Parts, folder: Path) -> Path:
+    """Write the best weights as those of a plain network, for whoever starts from this run; adapters are in `best.pt`."""
+    with replacing(folder / "merged.pt") as path:
+        torch.save({"model": models.merged(parts.model)}, path)
+    return folder / "merged.pt"
 
 
 def _record_start(config: RunConfig, parts: Parts, folder: Path) -> None:

@@ -7,13 +7,26 @@ from torch import nn
 
 from fourfold.config import ModelConfig
 from fourfold.models import blocks, heads, preprocessing, sources, stem, weights
+from fourfold.models.adapters import add as adapt
+from fourfold.models.adapters import merged
 from fourfold.models.blocks import Block
 from fourfold.models.preprocessing import Preprocessing
 from fourfold.models.summary import Row, describe, outputs
 from fourfold.models.trace import dummy_images
 from fourfold.models.weights import WeightsReport
 
-__all__ = ["Block", "Preprocessing", "Row", "TransferModel", "WeightsReport", "create", "describe", "outputs"]
+__all__ = [
+    "Block",
+    "Preprocessing",
+    "Row",
+    "TransferModel",
+    "WeightsReport",
+    "adapt",
+    "create",
+    "describe",
+    "merged",
+    "outputs",
+]
 
 
 @dataclass
@@ -25,6 +38,7 @@ class TransferModel:
     blocks: tuple[Block, ...]  # everything else, input side first
     preprocessing: Preprocessing
     weights: WeightsReport
+    adapters: frozenset[str] = frozenset()  # parameters of `adapt`, each in its layer's block
 
 
 def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrained: bool = True) -> TransferModel:

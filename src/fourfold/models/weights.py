@@ -60,6 +60,10 @@ def load(net: nn.Module, file: Path, heads: tuple[str, ...], partial: bool) -> W
         ConfigError: the file cannot be read, nothing in it fits, or it does not fill the backbone and `partial` is false.
     """
     found = read(file)
+    if any(".base_layer." in name for name in found):
+        raise ConfigError(
+            f"model.weights={file} holds adapters beside its weights: give merged.pt of the same folder, or another file"
+        )
     mine = net.state_dict()
     dropped = tuple(name for name in found if _in_heads(name, heads))
     unexpected = tuple(name for name in found if name not in mine and name not in dropped)
