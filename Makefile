@@ -8,6 +8,7 @@
 #   make test-ray          a study on a local Ray
 #   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
 #   make bench-sweep       what a sweep costs beside its runs, per trial
+#   make bench-heads       what a sweep of heads on one frozen backbone costs, beside the least that it could: ten minutes
 #   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
 #   make test-exhaustive   cut every builder of torchvision and one model of each family of timm
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
@@ -18,7 +19,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-pruning clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-heads bench-pruning clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -71,6 +72,9 @@ test-ray: $(VENV)/.test
 
 bench-sweep: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/sweep_overhead.py
+
+bench-heads: $(VENV)/.test
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/classifier_only.py
 
 bench-pruning: $(VENV)/.study
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/pruning.py

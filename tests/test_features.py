@@ -79,9 +79,9 @@ def test_runs_share_what_is_stored(weights: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Store, "fill", lambda self, *given: computed.append(fill(self, *given)) or computed[-1])
     trained(tmp_path / "a", weights, "freeze=classifier_only")
     trained(tmp_path / "b", weights, "freeze=classifier_only", "optimizer.lr=0.5", "trainer.loss.label_smoothing=0.1")
-    assert computed == [20, 30, 0, 0]
+    assert computed == [20, 30, 10, 0, 0]  # validation and training (in one store), test
     trained(tmp_path / "c", weights, "freeze=classifier_only", "model.image_size=24")
-    assert computed[4:] == [20, 30]
+    assert computed[5:] == [20, 30, 10]
 
 
 def test_augmented_images_are_computed_anew_unless_views_are_asked_for(
@@ -165,5 +165,5 @@ def test_rows_of_other_images_are_noticed_and_left_aside(
     for rows in (tmp_path / "cache/activations").glob("*/rows.bin"):
         rows.write_bytes(bytes(rows.stat().st_size))
     again, *_ = trained(tmp_path / "again", weights, "freeze=classifier_only")
-    assert caplog.text.count("holds other activations than these images give now: remove it") == 2
+    assert caplog.text.count("holds other activations than these images give now: remove it") == 3
     assert again == whole

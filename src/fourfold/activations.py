@@ -98,6 +98,10 @@ class Store:
         os.utime(self.folder)  # the least recently used stores make room
         return computed
 
+    def has(self, keys: np.ndarray) -> bool:
+        """Whether all rows are there."""
+        return all(key in self._places for key in keys.tolist())
+
     def places(self, keys: np.ndarray) -> np.ndarray:
         """Where the rows of these keys are, for `take`; all must be there."""
         return np.array([self._places[key] for key in keys.tolist()], dtype=np.int64)
@@ -207,6 +211,10 @@ class Held:
             blocks.append(tuple(stored(part, tensor) for part, tensor in zip(self.parts, rows, strict=True)))
         self._rows = tuple(torch.cat(column) for column in zip(*blocks, strict=True))
         return len(missing)
+
+    def has(self, keys: np.ndarray) -> bool:
+        """As `Store.has`."""
+        return all(key in self._places for key in keys.tolist())
 
     def places(self, keys: np.ndarray) -> np.ndarray:
         """As `Store.places`."""

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from fourfold.loop import Kit, ready
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
+from fourfold.stock import Stock, own
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Parts:
     state: State
     compiled: pace.Compiled | None
     start: dict[str, Tensor]  # what may change, as it was before training
+    shared: Stock | None = None  # with other runs of this process
     stored: features.Features | None = None  # stored activations of the present phase
     ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
 
@@ -77,11 +79,11 @@ class Parts:
         phase = self.plan.phase_at(epoch)
         if len(proofs) <= phase:
             if proofs:
-                proofs[-1] = freeze.end_proof(self.net, proofs[-1], epoch - 1)
+                proofs[-1] = freeze.end_proof(self.net, proofs[-1], epoch - 1, self.fingerprint)
                 freeze.apply(self.net, self.plan.phases[phase], self.plan.norm_stats)
                 joining = [group for group in self.plan.groups if group.phase == phase]
                 optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
-            proofs.append(freeze.begin_proof(self.net, phase, epoch))
+            proofs.append(freeze.begin_proof(self.net, phase, epoch, self.fingerprint))
         if self.ready_for != phase:
             self._get_ready()
             self.ready_for = phase
@@ -94,7 +96,8 @@ class Parts:
         if reason := self._images_needed():
             log.info("every epoch runs the whole network: %s", reason)
         else:
-            self.stored = features.build(self.config, self.model, self.splits, self.kit)
+            known = None if self.shared is None else self.shared.known
+            self.stored = features.build(self.config, self.model, self.splits, self.kit, known, self.fingerprint)
         if self.compiled is not None:
             self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
@@ -115,7 +118,7 @@ class Parts:
     def check_features(self) -> None:
         """Hold the stored activations against the whole network, from the image."""
         if self.stored is not None:
-            features.check(self.stored, self.net, self.splits, self.kit)
+            features.check(self.stored, self.stored.val, self.net, self.splits.val, self.kit)
 
     def sample(self) -> Tensor | None:
         """The first validation images, uint8 [N, C, H, W], as many as surely fit; None where they come with a mask."""
@@ -126,16 +129,40 @@ class Parts:
     def save(self, folder: Path, *, best: bool = False) -> None:
         """Write the checkpoint from the first process; the others wait for it."""
         if self.ranks.first:
-            checkpoint.save(folder, self.state, self.net, self.optimizer, self.kit.scaler, self.ema, best=best)
+            frozen = self.unmoved()
+            checkpoint.save(folder, self.state, self.net, self.optimizer, self.kit.scaler, self.ema, best=best, frozen=frozen)
         self.ranks.wait()
 
-    def open_test(self) -> data.Batches:
-        """Break the seal of the test split. Once."""
-        return _in_order(self.splits.test.open(), self.config, self.ranks)
+    def unmoved(self) -> tuple[str, ...]:
+        """Names of what stays frozen from the first epoch to the last, which no checkpoint needs to hold."""
+        return freeze.frozen_names(self.net) if len(self.plan.phases) == 1 else ()
+
+    def begin_to_move(self) -> None:
+        """Something is going to be trained: no fingerprint that was taken before says what is frozen afterwards."""
+        if self.shared is not None:
+            self.shared.fingerprints.forget()
+
+    def fingerprint(self, net: nn.Module, names: Iterable[str]) -> str:
+        """As `freeze.fingerprint`, once for runs that share their tensors."""
+        return (freeze.fingerprint if self.shared is None else self.shared.fingerprints)(net, names)
+
+    def open_test(self) -> tuple[nn.Module, data.Batches, data.Batches]:
+        """Break the seal of the test split, once: what answers, to which batches, and the images of these."""
+        opened = self.splits.test.open()
+        images = _in_order(opened, self.config, self.ranks)
+        if self.stored is None:
+            return self.net, images, images
+        rows = features.of_test(self.stored, self.config, self.model, self.splits, opened, self.kit, self.fingerprint)
+        if rows is None:
+            return self.net, images, images
+        return self.stored.split.suffix_of(self.net), _over(rows, images), images
 
 
-def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
+def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None = None) -> Parts:
     """Build the parts of a run; where `folder` holds a checkpoint, as they were when it was written.
+
+    Args:
+        shared: Lends what other runs of this process have built, to a run that trains nothing but its head.
 
     Raises:
         ConfigError: something in the config does not fit the data or the model.
@@ -143,12 +170,19 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     if ranks.device.type != "cuda":  # a machine may have a GPU that this run does not use
         config = replace(config, dataset=replace(config.dataset, loader=replace(config.dataset.loader, pin_memory=False)))
     outline = data.outline(config.dataset, config.seed)
-    model = models.create(
-        config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=config.freeze_strategy.pretrained
-    )
-    model = models.adapt(model, config.freeze_strategy.adapter)
-    kept = (config.cache.images, Path(config.paths.cache))
-    splits = data.load_splits(config.dataset, config.transform, model.preprocessing, config.seed, *kept)
+    shared = shared if shared is not None and shared.serves(config) and ranks.world == 1 else None
+    if shared is None:
+        pretrained = config.freeze_strategy.pretrained
+        model = models.create(config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
+        model = models.adapt(model, config.freeze_strategy.adapter)
+    else:
+        model = shared.model(config, outline.num_outputs, ranks.device)
+    keep = config.cache.images
+    if shared is not None and keep == "ram" and config.transform.augmentation == "none":
+        keep = "off"  # what is computed of them is stored, and each seed's images in memory would be too many
+    kept = (keep, Path(config.paths.cache))
+    load = partial(data.load_splits, config.dataset, config.transform, model.preprocessing, config.seed, *kept)
+    splits = load() if shared is None else shared.splits(config, load)
     train, val = _batches(config, splits, ranks)
     net = _placed(model.net, config, ranks)
     plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
@@ -161,6 +195,8 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     state = State() if saved is None else checkpoint.state_of(saved)
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
+    if shared is not None:
+        own(net)
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
@@ -168,7 +204,9 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
     kit = replace(kit, penalty=regularizers.create(config.regularizer, model, _sample(splits, config, kit)))
     start = drift.snapshot(net, plan.learned)
     if saved is not None:
-        checkpoint.restore(saved, net, optimizer, kit.scaler, ema)
+        if len(plan.phases) == 1:
+            _refuse_others(net, state, folder)
+        checkpoint.restore(saved, net, optimizer, kit.scaler, ema, freeze.frozen_names(net) if len(plan.phases) == 1 else ())
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
     compiled = pace.Compiled(net) if config.trainer.compile else None
     return Parts(
@@ -191,7 +229,17 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks) -> Parts:
         state=state,
         compiled=compiled,
         start=start,
+        shared=shared,
     )
+
+
+def _refuse_others(net: nn.Module, state: State, folder: Path) -> None:
+    """A checkpoint holds what learns. What is frozen has to be what it was."""
+    if state.proofs and state.proofs[-1].before != freeze.fingerprint(net, freeze.frozen_names(net)):
+        raise ConfigError(
+            f"{folder} was begun from other weights than model.weights gives now: bring those back, or remove the folder to "
+            "begin anew"
+        )
 
 
 def rehearse(config: RunConfig) -> None:

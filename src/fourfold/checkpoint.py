@@ -1,6 +1,7 @@
 """The whole state of a run on disk, so that a run that was ended at any moment goes on as if it had not been."""
 
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,18 @@ def save(
     ema: ModelEmaV3 | None,
     *,
     best: bool,
+    frozen: Collection[str] = (),
 ) -> None:
     """Write `last.pt`, and `best.pt` too if this is the best so far; each appears whole or not at all.
 
     `best.pt` comes first: a kill between the two leaves an older `last.pt`, from which the same best epoch is made again.
+
+    Args:
+        frozen: Entries of the state dict that have never moved, and are left out: a new start of the run has them anyway.
     """
     content = {
-        "model": net.state_dict(),
-        "ema": None if ema is None else ema.module.state_dict(),
+        "model": _but(net, frozen),
+        "ema": None if ema is None else _but(ema.module, frozen),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "rng": rng_state(),
@@ -45,6 +50,20 @@ def save(
         torch.save(content, path)
     with replacing(folder / "last.pt") as path:
         _link(folder / "best.pt", path)
+
+
+def _but(net: nn.Module, left_out: Collection[str]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in net.state_dict().items() if name not in left_out}
+
+
+def complete(path: Path, content: dict[str, Any], net: nn.Module) -> None:
+    """Write a checkpoint again with what it has left out, so that other runs can begin from it; a whole one stays as it is."""
+    whole = net.state_dict()
+    if content["model"].keys() == whole.keys():
+        return
+    filled = {key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}
+    with replacing(path) as file:
+        torch.save({**content, **filled}, file)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -75,14 +94,28 @@ def restore(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
     ema: ModelEmaV3 | None,
+    frozen: Collection[str] = (),
 ) -> None:
-    """Put a loaded checkpoint into freshly built parts, and the random numbers where they were."""
-    net.load_state_dict(content["model"])
+    """Put a loaded checkpoint into freshly built parts, and the random numbers where they were.
+
+    Args:
+        frozen: As in `save`; what else is missing is an error.
+    """
+    put(content["model"], net, frozen)
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])
     if ema is not None:
-        ema.module.load_state_dict(content["ema"])
+        put(content["ema"], ema.module, frozen)
     set_rng_state({name: _on_cpu(value) for name, value in content["rng"].items()})
+
+
+def put(weights: dict[str, torch.Tensor], net: nn.Module, frozen: Collection[str]) -> None:
+    """Load weights that may leave out what is frozen."""
+    held = set(frozen) - weights.keys()
+    net.load_state_dict(weights, strict=not held)
+    missing = net.state_dict().keys() - weights.keys() - held
+    if missing:
+        raise KeyError(f"the checkpoint has no {', '.join(sorted(missing)[:3])}")
 
 
 def _on_cpu(value: Any) -> Any:

@@ -46,9 +46,38 @@ def validate(config: RunConfig) -> None:
         _check_regularizer,
         _check_trainer,
         _check_loss,
+        _check_exact,
         _check_search,
     ):
         check(config)
+
+
+def _check_exact(config: RunConfig) -> None:
+    """The exact linear probe trains a head on stored features, and nothing else."""
+    if config.optimizer.name != "lbfgs":
+        return
+    strategy, trainer = config.freeze_strategy, config.trainer
+    phases = strategy.unfreeze_every is not None or strategy.probe_epochs is not None
+    if strategy.trainable != "head" or strategy.adapter.kind != "none" or phases:
+        raise ConfigError(
+            f"optimizer=lbfgs solves for the head alone, but freeze_strategy.name={strategy.name} trains more: "
+            "choose freeze=classifier_only, or optimizer=adamw"
+        )
+    augmented = config.transform.augmentation != "none" or config.transform.mixup or config.transform.cutmix
+    for key, value, wrong, cure in (
+        ("dataset.task", config.dataset.task, config.dataset.task != "classification", "classification"),
+        ("trainer.loss.name", trainer.loss.name, trainer.loss.name not in ("auto", "cross_entropy"), "auto"),
+        ("transform.name", config.transform.name, augmented, "none"),
+        ("cache.activations", config.cache.activations, config.cache.activations == "off", "auto"),
+        ("trainer.ema_decay", trainer.ema_decay, trainer.ema_decay is not None, "null"),
+        ("regularizer.name", config.regularizer.name, config.regularizer.name != "none", "none"),
+        ("dataset.loader.sampler", config.dataset.loader.sampler, config.dataset.loader.sampler == "weighted", "random"),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"optimizer=lbfgs solves a logistic regression on stored features, which {key}={value} does not allow: "
+                f"set it to {cure}, or choose optimizer=adamw"
+            )
 
 
 def seconds(duration: str) -> float:

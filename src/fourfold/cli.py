@@ -297,12 +297,13 @@ def _finish(folders: Sequence[Path]) -> None:
                 print(hint.read_text(encoding="utf-8").strip())
 
 
-def task(cfg: "DictConfig", trial: Trial | None = None) -> ConfigError | RunFailed | None:
+def task(cfg: "DictConfig", trial: Trial | None = None, **company: Any) -> ConfigError | RunFailed | None:
     """One run of Hydra's, in whatever process the launcher has chosen.
 
     Args:
         cfg: The job's configuration.
         trial: The search that asks for this run, if any.
+        company: What `run` is told of other runs of this process: `drive` and `shared`.
 
     Returns:
         Why it failed, if it did. Raising would make Hydra end the sweep after this batch, and print a message of its own.
@@ -318,7 +319,7 @@ def task(cfg: "DictConfig", trial: Trial | None = None) -> ConfigError | RunFail
     if alone and job.sweeper.get("params"):
         _say(f"this is one run: add -m to run every value of {', '.join(job.sweeper.params)}", 0)
     try:
-        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job), trial)
+        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job), trial, **company)
     except Pruned as end:
         log.info("%s: %s", folder.name, end)
         return None
@@ -361,6 +362,7 @@ def execute(
     overrides: tuple[str, ...] = (),
     dirs: Sequence[Path] = (),
     trial: Trial | None = None,
+    **company: Any,
 ) -> dict[str, Any]:
     """Run `config` in `folder`, after the run whose weights it starts from, if it names one and that has not finished yet.
 
@@ -370,6 +372,7 @@ def execute(
         overrides: What the user typed, for names and records.
         dirs: Folders with the user's own options, where the experiment of `model.weights=experiment:NAME` may lie.
         trial: The search that asks for this run, if any.
+        company: As for `task`.
 
     Returns:
         The result, as in `result.json`.
@@ -382,7 +385,7 @@ def execute(
     config = settled(config, dirs)
     from fourfold.run import run
 
-    return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial)
+    return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial, **company)
 
 
 def _finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:

@@ -90,6 +90,8 @@ def _hsic(k: Tensor, m: Tensor) -> float:
 
 
 def _relative(names: Sequence[str], now: State, start: State) -> float | None:
+    if not any(name in start for name in names):  # frozen: as many numbers as a network has need not be added up
+        return 0.0 if any(bool(now[name].any()) for name in names) else None
     moved = sum(float((now[name].cpu().double() - start[name].double()).square().sum()) for name in names if name in start)
     size = sum(float((start[name] if name in start else now[name]).double().square().sum()) for name in names)
     return (moved / size) ** 0.5 if size else None

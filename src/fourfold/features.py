@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,18 @@ class Disagreement(RuntimeError):
 class ActivationSet(Dataset):
     """A split whose images are replaced by what the frozen prefix makes of them: a tuple of tensors [N, ...] for each batch."""
 
-    def __init__(self, store: Store | Held, places: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    def __init__(
+        self, name: str, store: Store | Held, places: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
+    ) -> None:
         """
         Args:
+            name: Of the split and its store.
             store: Has all the rows.
             places: int64 [N, K], where the rows of each image's views are.
             labels: [N, ...], as the split has them.
             dtypes: In which the network takes its activations.
         """
-        self._store, self._places, self._dtypes = store, places, dtypes
+        self.name, self.store, self.dtypes, self._places = name, store, dtypes, places
         self.labels = labels
 
     def __len__(self) -> int:
@@ -56,9 +60,32 @@ class ActivationSet(Dataset):
 
     def take(self, positions: list[int], epoch: int) -> tuple[Rows, Tensor]:
         """A whole batch at once. In each epoch every image shows its next view."""
+        return taken(self.store, self.places(positions, epoch), self.dtypes), self.labels[positions]
+
+    def places(self, positions: list[int], epoch: int) -> np.ndarray:
+        """Where the rows of these images are in the store, in this epoch."""
         at = np.asarray(positions)
-        rows = self._store.take(self._places[at, (epoch + at) % self._places.shape[1]])
-        return tuple(row.to(dtype) for row, dtype in zip(rows, self._dtypes, strict=True)), self.labels[positions]
+        return self._places[at, (epoch + at) % self._places.shape[1]]
+
+
+def taken(store: Store | Held, places: np.ndarray, dtypes: tuple[torch.dtype, ...]) -> Rows:
+    """The rows at these places as the network takes them."""
+    return tuple(row.to(dtype) for row, dtype in zip(store.take(places), dtypes, strict=True))
+
+
+@dataclass
+class Known:
+    """What earlier runs of this process have found out about networks with the same frozen prefix; empty for a run alone."""
+
+    cuts: dict[str, frontier.Cut] = field(default_factory=dict)
+    stores: dict[str, Store | Held] = field(default_factory=dict)  # whose rows were compared with fresh ones
+    checked: set[str] = field(default_factory=set)  # parts whose rows have given the logits of the whole network
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self.cuts.clear()
+        self.stores.clear()
+        self.checked.clear()
 
 
 @dataclass(frozen=True)
@@ -68,9 +95,17 @@ class Features:
     split: frontier.Split
     train: ActivationSet | None  # None: the training images differ from epoch to epoch
     val: ActivationSet
+    known: Known
 
 
-def build(config: RunConfig, model: TransferModel, splits: Splits, kit: Kit) -> Features | None:
+def build(
+    config: RunConfig,
+    model: TransferModel,
+    splits: Splits,
+    kit: Kit,
+    known: Known | None = None,
+    take: freeze.Fingerprint = freeze.fingerprint,
+) -> Features | None:
     """Cut the network where its frozen prefix ends, and store what the prefix makes of the images; or say why not.
 
     Nothing is said of a network of which nothing is frozen. Where an activation would not fit on the disk it is kept in memory;
@@ -81,35 +116,70 @@ def build(config: RunConfig, model: TransferModel, splits: Splits, kit: Kit) -> 
         model: Frozen for the present phase, on its device.
         splits: Of the run. The test split stays sealed.
         kit: Of the run.
+        known: By earlier runs of this process; added to.
+        take: Gives the fingerprint of frozen tensors.
     """
+    known = Known() if known is None else known
     if config.cache.activations == "off" or all(parameter.requires_grad for parameter in model.net.parameters()):
         return None
     try:
-        found = _cut(model.net, splits.val, kit)
+        prefix = _prefix(config, model, kit, take)
+        found = _cut(model.net, splits.val, kit, known, prefix)
     except frontier.NoFrontier as reason:
         log.info("every epoch runs the whole network: %s", reason)
         return None
     views = _views(config)
     try:
-        val = _stored(config, model, splits, kit, found, "val", None)
-        train = _stored(config, model, splits, kit, found, "train", views) if views is not None else None
+        store = partial(_stored, config, splits, kit, found, known, prefix)
+        val = store(splits.val, "val", None)
+        train = store(splits.train, "train", views) if views is not None else None
     except NoRoom as reason:
         log.warning("every epoch runs the whole network: %s", reason)
         return None
     told = "" if train is not None else "; the training images change from epoch to epoch (cache.views=8 would store 8 of each)"
     log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, found.bytes_per_image / 1e3, told)
-    return Features(found, train, val)
+    return Features(found, train, val, known)
 
 
-def check(features: Features, net: nn.Module, splits: Splits, kit: Kit) -> None:
-    """Run a few validation images through the whole network, and compare with the answer from what is stored.
+def of_test(
+    features: Features,
+    config: RunConfig,
+    model: TransferModel,
+    splits: Splits,
+    images: Dataset,
+    kit: Kit,
+    take: freeze.Fingerprint = freeze.fingerprint,
+) -> ActivationSet | None:
+    """What the prefix makes of the test images, once they are open; None where the whole network shall read them.
+
+    Rounded rows would test another network than the one that was trained, so there the whole network reads the images.
+
+    Raises:
+        Disagreement: a few of the images give other logits than their rows.
+    """
+    if any(_kept(slot.dtype, config.cache.dtype) != slot.dtype for slot in features.split.cut.slots):
+        return None
+    prefix = _prefix(config, model, kit, take)
+    try:
+        rows = _stored(config, splits, kit, features.split, features.known, prefix, images, "test", None)
+    except NoRoom as reason:
+        log.info("the whole network reads the test images: %s", reason)
+        return None
+    check(features, rows, model.net, images, kit)
+    return rows
+
+
+def check(features: Features, stored: ActivationSet, net: nn.Module, part: Dataset, kit: Kit) -> None:
+    """Run a few images of a split through the whole network, and compare with the answer from what is stored.
 
     Raises:
         Disagreement: they differ by more than rounding.
     """
-    positions = list(range(min(SAMPLE, len(features.val))))
-    images = _read(splits.val, positions)
-    rows, _ = features.val.take(positions, 0)
+    if stored.name in features.known.checked:  # by another run, on the same tensors: only the head's values differ
+        return
+    positions = list(range(min(SAMPLE, len(stored))))
+    images = _read(part, positions)
+    rows, _ = stored.take(positions, 0)
     rows = tuple(row.to(kit.ranks.device) for row in rows)
     was_training = net.training
     net.eval()
@@ -122,6 +192,7 @@ def check(features: Features, net: nn.Module, splits: Splits, kit: Kit) -> None:
             f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove "
             "the folder activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
         )
+    features.known.checked.add(stored.name)
 
 
 def _views(config: RunConfig) -> int | None:
@@ -133,7 +204,11 @@ def _views(config: RunConfig) -> int | None:
     return config.cache.views
 
 
-def _cut(net: nn.Module, images: Dataset, kit: Kit) -> frontier.Split:
+def _cut(net: nn.Module, images: Dataset, kit: Kit, known: Known, prefix: str) -> frontier.Split:
+    learning = [(name, tuple(each.shape)) for name, each in net.named_parameters() if each.requires_grad]
+    key = f"{prefix} {learning}"
+    if key in known.cuts:
+        return frontier.Split(net, known.cuts[key])  # names alone, which hold for every copy of the network
     if kit.ranks.world > 1:
         raise frontier.NoFrontier("several processes share the run")
     if kit.takes_mask:
@@ -142,16 +217,30 @@ def _cut(net: nn.Module, images: Dataset, kit: Kit) -> frontier.Split:
     if len(sample) < 2:
         raise frontier.NoFrontier("one validation image is too few to try a cut on")
     with autocast(kit):
-        return frontier.split(net, ready(sample, kit))
+        found = frontier.split(net, ready(sample, kit))
+    known.cuts[key] = found.cut
+    return found
 
 
 def _stored(
-    config: RunConfig, model: TransferModel, splits: Splits, kit: Kit, found: frontier.Split, name: str, views: int | None
+    config: RunConfig,
+    splits: Splits,
+    kit: Kit,
+    found: frontier.Split,
+    known: Known,
+    prefix: str,
+    part: Any,
+    name: str,
+    views: int | None,
 ) -> ActivationSet:
     """The rows of one split, those that are missing computed now."""
-    part: Any = splits.train if name == "train" else splits.val
     manifest = splits.manifest
-    origin, indices = ("train", manifest.train) if name == "train" else (manifest.val_from, manifest.val)
+    chosen = {
+        "train": ("train", manifest.train),
+        "val": (manifest.val_from, manifest.val),
+        "test": (manifest.test_from, manifest.test),
+    }
+    origin, indices = chosen[name]
     count = max(1, views or 0)
     keys = indices[:, None] * count + np.arange(count)  # [N, K]
     where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
@@ -170,7 +259,13 @@ def _stored(
     kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)
     parts = [Part(slot.shape, dtype) for slot, dtype in zip(found.cut.slots, kept, strict=True)]
     recipe = asdict(config.transform) if views else "evaluation"
-    key = _key(config, model, kit, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp()}, kept)
+    key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp()}, str(kept))
+
+    def rows(store: Store | Held) -> ActivationSet:
+        return ActivationSet(f"{name} {key}", store, store.places(keys.ravel()).reshape(keys.shape), part.labels, dtypes)
+
+    if key in known.stores and known.stores[key].has(keys.ravel()):
+        return rows(known.stores[key])
     store: Store | Held = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
     try:
         store.fill(keys.ravel(), produce)
@@ -178,7 +273,8 @@ def _stored(
         log.warning("activations stay in memory: %s", reason)
         store = Held(parts)
         store.fill(keys.ravel(), produce)
-    return ActivationSet(store, store.places(keys.ravel()).reshape(keys.shape), part.labels, dtypes)
+    known.stores[key] = store
+    return rows(store)
 
 
 class _Views(Dataset):
@@ -211,22 +307,25 @@ def _kept(computed: torch.dtype, asked: str) -> torch.dtype:
     return DTYPES[asked] if computed == torch.float32 else computed
 
 
-def _key(
-    config: RunConfig,
-    model: TransferModel,
-    kit: Kit,
-    found: frontier.Split,
-    images: dict[str, Any],
-    kept: tuple[torch.dtype, ...],
-) -> str:
+def _prefix(config: RunConfig, model: TransferModel, kit: Kit, take: freeze.Fingerprint) -> str:
+    """Hash of what a frozen prefix computes, and how, wherever it ends."""
+    told = {
+        "weights": take(model.net, freeze.frozen_names(model.net)),
+        "model": [config.model.name, config.model.source, config.model._target_, config.model.kwargs, config.model.repo],
+        "preprocessing": repr(model.preprocessing),
+        "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _key(config: RunConfig, prefix: str, found: frontier.Split, images: dict[str, Any], kept: str) -> str:
     """Hash of all that a row depends on."""
     data = config.dataset
     root = data.root if data.source in ROOT_IS_THE_DATA else None
     told = {
-        "weights": freeze.fingerprint(model.net, freeze.frozen_names(model.net)),
+        "prefix": prefix,
+        "kept": kept,
         "cut": repr(found.cut),
-        "preprocessing": repr(model.preprocessing),
-        "precision": [config.trainer.precision, kit.channels_last, str(kept), kit.ranks.device.type],
         "dataset": [data.name, data.source, data._target_, data.kwargs, data.in_chans, data.loader.collate, root],
         "versions": {name: versions()[name] for name in ("torch", "torchvision", "timm")},
         **images,

@@ -8,7 +8,7 @@ normalisation statistics or dropout.
 import hashlib
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fourfold.models import TransferModel
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+Fingerprint = Callable[[nn.Module, Iterable[str]], str]
 
 
 class FrozenMoved(RuntimeError):
@@ -233,14 +236,13 @@ def _has_statistics(module: nn.Module) -> bool:
 
 def frozen_names(net: nn.Module) -> tuple[str, ...]:
     """State-dict names that may not change now: parameters that do not learn, and buffers of modules held in eval mode."""
-    held = {name for name, module in net.named_modules() if "train" in module.__dict__}
-
-    def is_held(owner: str) -> bool:
-        return any(owner == name or owner.startswith(name + ".") or name == "" for name in held)
-
+    held: set[str] = set()
+    for name, module in net.named_modules():  # parents first
+        if "train" in module.__dict__ or name.rpartition(".")[0] in held or "" in held:
+            held.add(name)
     state = net.state_dict().keys()
     parameters = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-    buffers = [name for name, _ in net.named_buffers() if name in state and is_held(name.rpartition(".")[0])]
+    buffers = [name for name, _ in net.named_buffers() if name in state and name.rpartition(".")[0] in held]
     return tuple(sorted({*parameters, *buffers}))
 
 
@@ -254,20 +256,39 @@ def fingerprint(net: nn.Module, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def begin_proof(net: nn.Module, phase: int, epoch: int) -> Proof:
+class Fingerprints:
+    """Fingerprints of tensors that networks share, each taken once until something may have moved."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[tuple[str, int], ...], str] = {}
+
+    def __call__(self, net: nn.Module, names: Iterable[str]) -> str:
+        """As `fingerprint`."""
+        state = net.state_dict()
+        key = tuple((name, state[name].data_ptr()) for name in sorted(names))
+        if key not in self._taken:
+            self._taken[key] = fingerprint(net, names)
+        return self._taken[key]
+
+    def forget(self) -> None:
+        """A step was trained, or other tensors may lie where some lay."""
+        self._taken.clear()
+
+
+def begin_proof(net: nn.Module, phase: int, epoch: int, take: Fingerprint = fingerprint) -> Proof:
     """Take the fingerprint of what is frozen now."""
     names = frozen_names(net)
-    return Proof(phase, (epoch, epoch), len(names), fingerprint(net, names))
+    return Proof(phase, (epoch, epoch), len(names), take(net, names))
 
 
-def end_proof(net: nn.Module, proof: Proof, epoch: int) -> Proof:
+def end_proof(net: nn.Module, proof: Proof, epoch: int, take: Fingerprint = fingerprint) -> Proof:
     """Compare with the fingerprint taken before.
 
     Raises:
         FrozenMoved: a frozen weight or statistic has changed.
     """
     names = frozen_names(net)
-    after = fingerprint(net, names)
+    after = take(net, names)
     if after != proof.before or len(names) != proof.tensors:
         raise FrozenMoved(
             f"something frozen moved between epochs {proof.epochs[0]} and {epoch}: {len(names)} tensors hash to {after[:12]}, "

@@ -134,13 +134,18 @@ def _settle(pending: list[tuple[int, float, Tensor]], state: State) -> None:
     for i, (images, lr, loss) in enumerate(pending):
         value = float(loss)
         if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"the loss is {value} at epoch {state.epoch}, step {first + i}, with a learning rate of {lr:.3g}: "
-                "try a lower optimizer.lr, a longer scheduler.warmup_epochs, or trainer.clip_norm=1.0"
-            )
+            raise not_finite(value, state.epoch, first + i, lr)
         state.loss_sum += value * images
         state.images += images
     pending.clear()
+
+
+def not_finite(value: float, epoch: int, step: int, lr: float) -> NonFiniteLoss:
+    """What to say of a loss after which the weights are lost."""
+    return NonFiniteLoss(
+        f"the loss is {value} at epoch {epoch}, step {step}, with a learning rate of {lr:.3g}: "
+        "try a lower optimizer.lr, a longer scheduler.warmup_epochs, or trainer.clip_norm=1.0"
+    )
 
 
 @torch.no_grad()

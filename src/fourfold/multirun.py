@@ -78,7 +78,12 @@ def _check_sweeper(sweeper: DictConfig) -> None:
     """Hydra reads a sweeper's settings without their types."""
     if sweeper.get("_target_") != OURS:
         return
-    for key, least, meaning in (("workers", -1, "processes, or -1 for one per core or GPU"), ("n_jobs", 1, "runs, or null")):
+    wanted = (
+        ("workers", -1, "processes, or -1 for one per core or GPU"),
+        ("n_jobs", 1, "runs, or null"),
+        ("heads", 1, "runs, or 1 for none together"),
+    )
+    for key, least, meaning in wanted:
         value = sweeper[key]
         if not (key == "n_jobs" and value is None) and (type(value) is not int or value < least or value == 0):
             raise ConfigError(f"sweep.{key}={value} is not a number of {meaning}: give a whole number")

@@ -1,6 +1,7 @@
 """Optimizers by timm's names, over the groups of a freeze plan."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -13,6 +14,27 @@ if TYPE_CHECKING:
     from fourfold.freeze import Group
 
 
+@dataclass(frozen=True)
+class Exact:
+    """How the exact linear probe is solved; see `exact`."""
+
+    l2_max: float
+    l2_min: float
+    max_iter: int
+    tolerance: float
+
+
+class Lbfgs(Optimizer):
+    """Stands for the solver of `exact`, which remembers nothing from one fit to the next. A step by itself moves nothing."""
+
+    def __init__(self, groups: list[dict[str, Any]], settings: Exact) -> None:
+        super().__init__(groups, {})
+        self.settings = settings
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing: a dry run measures what a step costs before it is solved for."""
+
+
 def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -> Optimizer:
     """An optimizer that holds the parameters of `groups` and no others.
 
@@ -21,6 +43,14 @@ def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -
     Raises:
         ConfigError: timm does not know the optimizer, or it refuses an argument.
     """
+    if config.name == "lbfgs":
+        try:
+            settings = Exact(**config.kwargs)
+        except TypeError as error:
+            raise ConfigError(
+                f"optimizer.kwargs={config.kwargs} does not fit lbfgs ({error}): give it l2_max, l2_min, max_iter and tolerance"
+            ) from error
+        return Lbfgs([_entry(net, group, config) for group in groups], settings)
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Where a number came from: versions of the libraries, and the state of the code."""
 
+import functools
 import platform
 import subprocess
 from importlib import metadata
@@ -10,6 +11,11 @@ LIBRARIES = ("fourfold", "torch", "torchvision", "timm", "torchmetrics", "hydra-
 
 def versions() -> dict[str, str]:
     """Python and the libraries that can change a result."""
+    return dict(_versions())
+
+
+@functools.cache  # 30 ms, and a run of a sweep asks several times; what is imported does not change
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for name in LIBRARIES:
         try:
@@ -19,6 +25,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # of the code that this process has imported
 def git_revision() -> str | None:
     """The commit of the checkout that this package runs from, with `-dirty` where it was changed; None outside one."""
     here = Path(__file__).parent

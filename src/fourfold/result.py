@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fourfold import exact
 from fourfold.assembly import Parts
 from fourfold.config import RunConfig
 from fourfold.drift import Change
@@ -46,6 +47,7 @@ def describe(
         "metrics": {"train": {"loss": state.train_loss}, "val": state.best, "test": test},
         "monitor": parts.monitor,
         "best_epoch": state.best_epoch,
+        "l2": exact.penalty(parts, state.best_epoch),
         "epochs": state.epoch,
         "seconds": state.seconds,
         "seconds_per_epoch": state.seconds / state.epoch,

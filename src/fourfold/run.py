@@ -4,16 +4,17 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fourfold import checkpoint, drift, freeze, identity, metrics, models
+from fourfold import checkpoint, drift, exact, freeze, identity, metrics, models
 from fourfold.assembly import Parts, assemble, overfitting
+from fourfold.batched import Trained
 from fourfold.config import RunConfig
 from fourfold.files import append_jsonl, lock, read_json, read_jsonl, replacing, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
@@ -24,6 +25,7 @@ from fourfold.profiler import profiling
 from fourfold.ranks import Ranks, joined
 from fourfold.result import describe, headline
 from fourfold.seeding import seed_everything
+from fourfold.stock import Stock
 from fourfold.tracking import Tracker, open_tracker
 from fourfold.tracking.console import Display
 from fourfold.trial import NoTrial, Pruned, Stopped, Trial
@@ -38,6 +40,8 @@ def run(
     *,
     run_id: str | None = None,
     trial: Trial | None = None,
+    drive: "Drive | None" = None,
+    shared: Stock | None = None,
 ) -> dict[str, Any]:
     """Train, choose on validation, test once, and leave `result.json` in `folder`; a finished run is only read.
 
@@ -50,6 +54,8 @@ def run(
         overrides: What the user typed, for names and records.
         run_id: Identity of the run; by default that of `config`.
         trial: The search that asks for this run, if any.
+        drive: Tells the story to its end; by default alone, every epoch by itself.
+        shared: What runs of this process have in common.
 
     Returns:
         The result, as in `result.json`.
@@ -73,32 +79,69 @@ def run(
             return read_json(folder / "result.json")
         run_id = run_id or identity.run_id(asdict(config))
         trial = trial or NoTrial()
-        tracking = open_tracker(config, folder, run_id=run_id, overrides=overrides, trial=trial) if ranks.first else Tracker()
-        try:
-            with tracking as tracker:  # from here on, so that a run that fails before its first epoch is recorded as well
-                result = _within_memory(config, folder, overrides, run_id, trial, tracker, ranks, interrupted)
-        finally:
-            if tracking.hint:
-                log.info(tracking.hint)
+        given = Given(config, folder, overrides, run_id, trial, ranks, interrupted, shared, alone=drive is None)
+        result = (drive or alone)(_tracked(given))
         ranks.wait()
         return result
 
 
-def _within_memory(
-    config: RunConfig,
-    folder: Path,
-    overrides: tuple[str, ...],
-    run_id: str,
-    trial: Trial,
-    tracker: Tracker,
-    ranks: Ranks,
-    interrupted: Wish,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Given:
+    """What a story begins with."""
+
+    config: RunConfig
+    folder: Path
+    overrides: tuple[str, ...]
+    run_id: str
+    trial: Trial
+    ranks: Ranks
+    interrupted: Wish
+    shared: Stock | None
+    alone: bool  # no other run is told at the same time
+
+
+@dataclass(frozen=True)
+class Due:
+    """An epoch that a story is about to train. Who drives it may do so in its place, together with those of other stories."""
+
+    parts: Parts
+    interrupted: Wish
+
+
+Story = Generator[Due, Trained | None, dict[str, Any]]
+Drive = Callable[[Story], dict[str, Any]]
+
+
+def alone(story: Story) -> dict[str, Any]:
+    """Tell a story to its end; it trains its epochs itself."""
+    while True:
+        try:
+            next(story)
+        except StopIteration as end:
+            return end.value
+
+
+def _tracked(given: Given) -> Story:
+    """The story, told to whoever listens."""
+    config, folder, trial = given.config, given.folder, given.trial
+    tracking = Tracker()
+    if given.ranks.first:
+        tracking = open_tracker(config, folder, run_id=given.run_id, overrides=given.overrides, trial=trial)
+    try:
+        with tracking as tracker:  # from here on, so that a run that fails before its first epoch is recorded as well
+            return (yield from _within_memory(given, tracker))
+    finally:
+        if tracking.hint:
+            log.info(tracking.hint)
+
+
+def _within_memory(given: Given, tracker: Tracker) -> Story:
     """The story, told on with smaller portions each time that memory runs out."""
+    config, folder = given.config, given.folder
     while True:
         portion = Portion.of(config.trainer, folder)
         try:
-            return _story(config, portion, folder, overrides, run_id, trial, tracker, ranks, interrupted)
+            return (yield from _story(given, portion, tracker))
         except OutOfMemory as error:
             release(error)
             portion.smaller(error, config.trainer.batch_size).save(folder)
@@ -116,25 +159,16 @@ def _told(error: OutOfMemory, portion: Portion, config: RunConfig) -> str:
     )
 
 
-def _story(
-    config: RunConfig,
-    portion: Portion,
-    folder: Path,
-    overrides: tuple[str, ...],
-    run_id: str,
-    trial: Trial,
-    tracker: Tracker,
-    ranks: Ranks,
-    interrupted: Wish,
-) -> dict[str, Any]:
+def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
+    config, folder, trial, ranks = given.config, given.folder, given.trial, given.ranks
     seed_everything(config.seed, config.trainer.deterministic)
-    parts = assemble(portion.into(config), folder, ranks)
+    parts = assemble(portion.into(config), folder, ranks, given.shared)
     state = parts.state
     if ranks.first:
         _record_start(config, parts, folder)
 
     title = f"{config.dataset.name} {config.model.name} {identity.strategy(asdict(config))}"
-    display = Display(ranks.first and config.trainer.progress, config.trainer.epochs, title)
+    display = Display(ranks.first and config.trainer.progress and given.alone, config.trainer.epochs, title)
     with display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
         tracker.watch(parts.net)
         saved = time.perf_counter()
@@ -142,7 +176,7 @@ def _story(
             with watched(ranks.world, training=False):
                 parts.enter_phase()
             display.epoch(state.epoch, parts.steps)
-            row = _train(parts, interrupted, folder, display, profile_step)
+            row = _train(parts, given.interrupted, folder, display, profile_step, (yield Due(parts, given.interrupted)))
             validated = state.epoch % config.trainer.val_every == 0 or state.epoch == config.trainer.epochs
             improved = validated and _validate(parts, row)
             if ranks.first:
@@ -166,8 +200,9 @@ def _story(
 
         tested = _test(parts, folder)
         with watched(ranks.world, training=False):
-            changes = drift.measure(parts.model, parts.start, parts.sample(), parts.kit)
-        result = describe(parts, config, portion, run_id, overrides, tested, changes)
+            sample = parts.sample() if parts.shared is None else None  # it was lent what does not move
+            changes = drift.measure(parts.model, parts.start, sample, parts.kit)
+        result = describe(parts, config, portion, given.run_id, given.overrides, tested, changes)
         if ranks.first:
             tracker.summary(headline(result))
             tracker.log_model(_merged(parts, folder) if parts.model.adapters else folder / "best.pt")
@@ -176,11 +211,38 @@ def _story(
 
 
 def _train(
-    parts: Parts, interrupted: Callable[[], bool], folder: Path, display: Display, profile_step: Callable[[], None]
+    parts: Parts,
+    interrupted: Callable[[], bool],
+    folder: Path,
+    display: Display,
+    profile_step: Callable[[], None],
+    trained: Trained | None,
 ) -> dict[str, float]:
-    """What remains of one epoch; counts the epoch in the state, and begins the row that records it."""
+    """What remains of one epoch, unless it was trained already; counts the epoch, and begins the row that records it."""
+    state, ranks = parts.state, parts.ranks
+    l2 = exact.penalty(parts, state.epoch)
+    if l2 is not None:
+        trained = exact.fit(parts, interrupted)
+    trained = trained or _trained(parts, interrupted, display, profile_step)
+    state.seconds += trained.seconds
+    if trained.error is not None:
+        raise trained.error
+    if not trained.whole:
+        parts.save(folder)
+        raise KeyboardInterrupt(
+            f"stopped and saved at epoch {state.epoch}, step {state.step_in_epoch} of {parts.steps}: "
+            "the same command goes on from there"
+        )
+    state.train_loss = ranks.total(state.loss_sum)[0] / state.images
+    row = {"epoch": state.epoch, "step": state.step, "lr": parts.set_rate(state.step - 1), "train/loss": state.train_loss}
+    state.epoch, state.step_in_epoch, state.loss_sum, state.images = state.epoch + 1, 0, 0.0, 0
+    return row | ({} if l2 is None else {"l2": l2}) | {"seconds": state.seconds}
+
+
+def _trained(parts: Parts, interrupted: Callable[[], bool], display: Display, profile_step: Callable[[], None]) -> Trained:
     state, ranks = parts.state, parts.ranks
     started = time.perf_counter()
+    parts.begin_to_move()
 
     def on_step(loss: Callable[[], float], lr: float) -> None:
         display.step(loss, lr)
@@ -199,17 +261,7 @@ def _train(
             should_stop=lambda: ranks.any(interrupted()),
             on_step=on_step,
         )
-    state.seconds += time.perf_counter() - started
-    if not whole:
-        parts.save(folder)
-        raise KeyboardInterrupt(
-            f"stopped and saved at epoch {state.epoch}, step {state.step_in_epoch} of {parts.steps}: "
-            "the same command goes on from there"
-        )
-    state.train_loss = ranks.total(state.loss_sum)[0] / state.images
-    row = {"epoch": state.epoch, "step": state.step, "lr": parts.set_rate(state.step - 1), "train/loss": state.train_loss}
-    state.epoch, state.step_in_epoch, state.loss_sum, state.images = state.epoch + 1, 0, 0.0, 0
-    return row | {"seconds": state.seconds}
+    return Trained(whole, time.perf_counter() - started)
 
 
 def _validate(parts: Parts, row: dict[str, float]) -> bool:
@@ -239,21 +291,23 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     """Prove the freezing, restore the best weights, and open the test split: nothing is left to choose."""
     state = parts.state
     running = state.proofs[-1]
-    state.proofs[-1] = freeze.end_proof(parts.net, running, state.epoch - 1)
+    state.proofs[-1] = freeze.end_proof(parts.net, running, state.epoch - 1, parts.fingerprint)
     best = checkpoint.load(folder / "best.pt", parts.ranks.device)
     assert best is not None, "the last epoch is always validated, so there is a best one"
-    parts.net.load_state_dict(checkpoint.weights_of(best))
+    checkpoint.put(checkpoint.weights_of(best), parts.net, parts.unmoved())
     parts.check_features()
-    state.proofs.append(freeze.end_proof(parts.net, replace(running, epochs=(state.best_epoch,) * 2), state.best_epoch))
+    chosen = replace(running, epochs=(state.best_epoch,) * 2)
+    state.proofs.append(freeze.end_proof(parts.net, chosen, state.best_epoch, parts.fingerprint))
+    if parts.ranks.first:
+        checkpoint.complete(folder / "best.pt", best, parts.net)
     limit = parts.config.trainer.limit_eval_batches
-    test, answers = parts.open_test(), Answers()
+    answers = Answers()
     alone = parts.splits.task == "classification" and parts.ranks.world == 1  # of several processes each sees a share
     with watched(parts.ranks.world, training=False):
-        tested = evaluate(
-            parts.net, test.at(0, stop_step=limit), parts.kit, parts.measures, on_batch=answers.add if alone else None
-        )
+        net, test, images = parts.open_test()
+        tested = evaluate(net, test.at(0, stop_step=limit), parts.kit, parts.measures, on_batch=answers.add if alone else None)
     if alone:
-        answers.keep(test, parts.splits.classes, folder)
+        answers.keep(images, parts.splits.classes, folder)
     return tested
 
 

@@ -19,6 +19,7 @@ def config() -> RunConfig:
     config = _filled(RunConfig)
     config.study = "study"
     config.dataset.name, config.model.name, config.freeze_strategy.name = "glyphs", "micro_resnet", "full"
+    config.regularizer.name = config.freeze_strategy.adapter.kind = "none"
     config.optimizer.lr = 0.25
     config.logger.wandb.project, config.logger.wandb.mode = "fourfold", "auto"
     return config
@@ -62,4 +63,6 @@ def _filled(kind: Any) -> Any:
         return kind(**{name: _filled(hint) for name, hint in get_type_hints(kind).items()})
     if get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
         return None
+    if get_origin(kind) in (Union, types.UnionType):
+        return _filled(get_args(kind)[0])
     return (get_origin(kind) or kind)()

@@ -100,6 +100,22 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("fourfold")]
 
 
+def test_runs_that_are_open_at_once_are_told_apart(opened: Open, folder: Path) -> None:
+    """As those of several heads that train together."""
+    other = folder.parent / "other-run"
+    other.mkdir()
+    with opened() as one, opened(other) as two:
+        for row in ROWS:
+            one.log(row)
+            two.log({**row, "epoch": row["epoch"] + 10})
+        one.summary({"test/acc": 0.4})
+        two.summary({"test/acc": 0.9})
+    first, second = runs_of(folder)
+    assert first.rows == ROWS
+    assert [row["epoch"] for row in second.rows] == [row["epoch"] + 10 for row in ROWS]
+    assert (first.summary["test/acc"], second.summary["test/acc"]) == (0.4, 0.9)
+
+
 def test_an_offline_run_holds_exactly_what_was_told(opened: Open, folder: Path) -> None:
     with opened() as tracker:
         for row in ROWS:

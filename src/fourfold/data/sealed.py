@@ -34,3 +34,7 @@ class SealedSplit:
             )
         self.opened += 1
         return self._dataset
+
+    def again(self) -> "SealedSplit":
+        """The same images under a seal of their own, for another run."""
+        return SealedSplit(self._dataset)

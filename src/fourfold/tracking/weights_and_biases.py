@@ -91,7 +91,8 @@ class WandbRun(Tracker):
             id=saved_id(self._folder / "wandb_id", self._run_id),
             resume="allow",
             mode=mode,
-            reinit="finish_previous",  # the default logs into the run of an earlier job that did not finish
+            # runs that are told in step are open at once; the default would log into the one of them that began first
+            reinit="create_new",
             settings=wandb.Settings(
                 quiet=True,
                 silent=mode == "offline",

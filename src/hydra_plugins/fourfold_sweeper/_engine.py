@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from fourfold.study.space import Cell, grid, read
 from fourfold.study.storage import open_storage
 from hydra_plugins.fourfold_sweeper._preflight import preflight
 from hydra_plugins.fourfold_sweeper._task import TRIAL
+from hydra_plugins.fourfold_sweeper._together import Together
 from hydra_plugins.fourfold_sweeper._workers import DEADLINE, WORKER, Replacing, gpus, work_together
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ def _settle(sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], m
     longest = 0.0
     next_look = 0.0
     size = _size(sweeper, cells)
+    together = Together(sweeper, cells, _command)
     parent = os.getppid()
     gc.collect()
     gc.freeze()  # a run leaves its configurations in cycles: looking for them shall not go through all that was imported
@@ -159,15 +162,19 @@ def _settle(sweeper: "FourfoldSweeper", ledger: Ledger, cells: Sequence[Cell], m
             if WORKER in os.environ and os.getppid() != parent:
                 log.warning("the process that started this worker is gone: what is left waits for the same command")
                 break
-            jobs = _batch(ledger, size)
+            jobs, in_step = together.take(ledger, lambda: _batch(ledger, size))
             if not jobs:
                 time.sleep(POLL)
                 continue
             started = time.time()
-            for together in _apart(jobs):
-                _launch(sweeper, ledger, together, launched)
-                launched += len(together)
+            if in_step:
+                together.launch(jobs, partial(_launch, sweeper, ledger), launched)
+                launched += len(jobs)
+            for some in _apart(jobs) if not in_step else ():
+                _launch(sweeper, ledger, some, launched)
+                launched += len(some)
             longest = max(longest, time.time() - started)
+        together.put_back(ledger)
         display.update(ledger.view())
 
 

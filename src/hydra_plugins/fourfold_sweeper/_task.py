@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +26,9 @@ from fourfold.study.objectives import directions, values_of
 from fourfold.study.samplers import pruner
 from fourfold.study.storage import open_storage, persevere
 
+if TYPE_CHECKING:
+    from fourfold.chorus import Chorus
+
 TRIAL = "FOURFOLD_TRIAL"  # environment variable of a job: [study, trial id]
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ class TrialTask:
     def __init__(self, task: Any) -> None:
         self._task = task
         self._open: tuple[tuple[int, str, str], BaseStorage] | None = None
+        self.chorus: Chorus | None = None  # in which the runs are told that begin now
+        self._stock: Any = None  # a fourfold.stock.Stock: what these have in common
 
     def __reduce__(self) -> tuple[type["TrialTask"], tuple[Any]]:
         return TrialTask, (self._task,)
@@ -51,6 +56,16 @@ class TrialTask:
         if self._open is None or self._open[0] != key:
             self._open = key, open_storage(kind, folder)
         return self._open[1]
+
+    def _company(self, config: RunConfig, heads: int) -> dict[str, Any]:
+        """What a run that trains nothing but a head is given beside its configuration."""
+        from fourfold.stock import Stock
+
+        if heads == 1 or not Stock.serves(config):
+            return {}
+        if self._stock is None:
+            self._stock = Stock()
+        return {"shared": self._stock, **({} if self.chorus is None else {"drive": self.chorus})}
 
     def __call__(self, cfg: DictConfig) -> Any:
         if TRIAL not in os.environ:
@@ -69,7 +84,7 @@ class TrialTask:
             if trial.user_attrs.get("stopped"):  # Slurm has begun the same job once more
                 persevere(lambda: storage.set_trial_user_attr(trial_id, "stopped", False))
             handle = Handle(storage, study_name, trial_id, config)
-            failure = self._task(cfg, trial=handle)
+            failure = self._task(cfg, trial=handle, **self._company(config, job.sweeper.heads))
             return _tell(storage, trial_id, failure, handle, config, folder)
 
 

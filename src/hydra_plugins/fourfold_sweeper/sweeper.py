@@ -15,6 +15,7 @@ class FourfoldSweeper(Sweeper):
         workers: Processes on this machine.
         n_jobs: Runs that are handed to the launcher at once.
         params: Overrides that are swept beside those of the command line.
+        heads: Runs whose heads are trained together, where nothing but the head learns.
         conditional: Params that only some cells search; see `study.space.read`.
     """
 
@@ -23,16 +24,19 @@ class FourfoldSweeper(Sweeper):
         storage: str,
         workers: int,
         n_jobs: int | None,
+        heads: int,
         params: DictConfig | None,
         conditional: ListConfig | None,
     ) -> None:
-        self.hydra_context: Any = None  # all four come with `setup`
+        self.hydra_context: Any = None  # all five come with `setup`
         self.config: Any = None
         self.launcher: Any = None
         self.task: Any = None
+        self.jobs: Any = None
         self.storage = storage
         self.workers = workers
         self.n_jobs = n_jobs
+        self.heads = heads
         self.conditional: Any = OmegaConf.to_container(conditional) if conditional else []
         self.params: dict[str, Any] = {str(key): value for key, value in (params or {}).items()}
 
@@ -44,9 +48,9 @@ class FourfoldSweeper(Sweeper):
 
         self.hydra_context = hydra_context
         self.config = config
+        self.jobs = Jobs(hydra_context.config_loader)  # all that launchers ask of a loader
         if "basic" in str(config.hydra.launcher.get("_target_", "")):  # another launcher composes in processes of its own
-            composer: Any = Jobs(hydra_context.config_loader)  # all that launchers ask of a loader
-            hydra_context = HydraContext(composer, hydra_context.callbacks)
+            hydra_context = HydraContext(self.jobs, hydra_context.callbacks)
         self.task = TrialTask(task_function)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=self.task, config=config

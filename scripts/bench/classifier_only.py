@@ -1,0 +1,240 @@
+"""What a sweep of heads on one frozen backbone costs: 1,000 JPEG files at 128 pixels, ResNet-18 with random weights, 10 epochs.
+
+CPU seconds of whole processes, start-up included, in turns:
+
+    limit      images decoded and run through the backbone once, then the heads of all runs trained as one stack: torch alone
+    sweep      `fourfold -m` with as many runs (learning rates x 4 seeds, each seed with images of its own)
+    half       the same with half of the runs: the difference is what further runs cost
+    head       one head alone on features in memory, with torch's own layers and optimizer
+    fit        one run of ours, from the first epoch's images to the last epoch
+    bare       a plain loop over decoded images through the frozen backbone, without gradients for it
+
+    python scripts/bench/classifier_only.py [--rounds 3] [--runs 32] [--epochs 10] [--sweep-only]
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CLASSES, PER_CLASS, SIZE = 10, 100, 128
+SEEDS, BATCH = 4, 32
+
+
+def images(folder: Path) -> None:
+    """Low-frequency patterns with noise, 256 x 256, as JPEG files in a folder per class."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in range(CLASSES):
+        (folder / f"class{label}").mkdir(parents=True)
+        pattern = rng.uniform(0, 255, (8, 8, 3))
+        for i in range(PER_CLASS):
+            small = np.clip(pattern + rng.normal(0, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+            large = np.asarray(Image.fromarray(small).resize((256, 256), Image.Resampling.BICUBIC), dtype=float)
+            noisy = np.clip(large + rng.normal(0, 8, large.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"class{label}" / f"{i}.jpg", quality=85)
+
+
+def decoded(folder: Path):  # type: ignore[no-untyped-def]
+    """Images [N, 3, 128, 128] and labels [N], by torchvision."""
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    steps = [
+        v2.Resize(SIZE),
+        v2.CenterCrop(SIZE),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+    ]
+    read = ImageFolder(str(folder), v2.Compose(steps))
+    pairs = [read[i] for i in range(len(read))]
+    return torch.stack([pair[0] for pair in pairs]), torch.tensor([pair[1] for pair in pairs])
+
+
+def backbone(weights: Path):  # type: ignore[no-untyped-def]
+    import torch
+    from torchvision.models import resnet18
+
+    net = resnet18()
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    net.fc = torch.nn.Identity()  # type: ignore[assignment]
+    return net.eval().requires_grad_(requires_grad=False)
+
+
+def limit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    """One pass, and all heads as a stack, with a test at the end."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    pixels, labels = decoded(folder)
+    net = backbone(weights)
+    with torch.no_grad():
+        features = torch.cat([net(some) for some in pixels.split(128)])
+    orders = torch.stack([torch.randperm(len(labels)) for _ in range(runs)])
+    test, val, train = orders[:, :200], orders[:, 200:280], orders[:, 280:]
+    weight = torch.nn.Parameter(torch.randn(runs, CLASSES, 512) / 23)
+    bias = torch.nn.Parameter(torch.zeros(runs, 1, CLASSES))
+    optimizer = torch.optim.SGD([weight, bias], lr=0.01, momentum=0.9)
+    for _ in range(epochs):
+        shuffled = train[:, torch.randperm(train.shape[1])]
+        for chosen in shuffled.split(BATCH, dim=1):
+            logits = torch.baddbmm(bias, features[chosen], weight.mT)
+            cross_entropy(logits.flatten(0, 1), labels[chosen].flatten()).mul(runs).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            torch.baddbmm(bias, features[val], weight.mT).argmax(2).eq(labels[val]).float().mean(1)
+    with torch.no_grad():
+        torch.baddbmm(bias, features[test], weight.mT).argmax(2).eq(labels[test]).float().mean(1)
+
+
+def head(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    """Prints CPU seconds of one head alone on features in memory."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    features, labels = torch.randn(720, 512), torch.randint(0, CLASSES, (720,))
+    for _ in range(2):  # the first warms up
+        began = time.process_time()
+        layer = torch.nn.Linear(512, CLASSES)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(epochs):
+            for chosen in torch.randperm(720).split(BATCH):
+                cross_entropy(layer(features[chosen]), labels[chosen]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        took = time.process_time() - began
+    print(took)
+
+
+def bare(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    """Prints CPU seconds of the epochs: decoded images through the frozen backbone each time; two epochs stand for all."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    pixels, labels = decoded(folder)
+    net, layer = backbone(weights), torch.nn.Linear(512, CLASSES)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+    began = time.process_time()
+    for _ in range(2):
+        for chosen in torch.randperm(720).split(BATCH):
+            cross_entropy(layer(net(pixels[chosen])), labels[chosen]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            layer(net(pixels[720:800]))
+    print((time.process_time() - began) * epochs / 2)
+
+
+def fit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    """Prints CPU seconds of one run of ours, from its first epoch's images to the end of its last epoch."""
+    from fourfold import run as story
+    from fourfold.compose import compose
+
+    marks: list[float] = []
+    began, tested = story.seed_everything, story._test
+
+    def start(*given: object) -> None:
+        marks.append(time.process_time())
+        began(*given)  # type: ignore[arg-type]
+
+    def end(*given: object):  # type: ignore[no-untyped-def]
+        marks.append(time.process_time())
+        return tested(*given)  # type: ignore[arg-type]
+
+    story.seed_everything, story._test = start, end  # type: ignore[assignment]
+    out = folder.parent / f"fit{os.getpid()}"
+    story.run(compose([*words(folder, weights, epochs, out), "optimizer.lr=0.01"]), out / "run")
+    print(marks[-1] - marks[0])
+
+
+def words(folder: Path, weights: Path, epochs: int, out: Path) -> list[str]:
+    return [
+        "dataset=image_folder", f"dataset.root={folder}", "model=resnet18", f"model.weights={weights}",
+        f"model.image_size={SIZE}", "freeze=classifier_only", "optimizer=sgd", f"trainer.epochs={epochs}",
+        f"trainer.batch_size={BATCH}", "trainer.device=cpu", "trainer.threads=1", "trainer.progress=false", "logger=none",
+        "trainer.checkpoint_seconds=60", "trainer.precision=fp32", f"paths.outputs={out}", f"paths.cache={out}/cache",
+    ]  # fmt: skip
+
+
+def sweep(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    from fourfold.cli import command
+
+    rates = ",".join(f"{rate * 1e-3:.3g}" for rate in range(1, runs // SEEDS + 1))
+    seeds = ",".join(map(str, range(SEEDS)))
+    out = folder.parent / f"sweep{os.getpid()}"
+    code = command(["-m", *words(folder, weights, epochs, out), "study=s", f"optimizer.lr={rates}", f"seed={seeds}"])
+    assert code == 0
+    assert len(list(out.glob("s/*/result.json"))) == runs
+
+
+def children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measured(part: str, folder: Path, weights: Path, runs: int, epochs: int) -> float:
+    """CPU seconds of a process, or what it says itself."""
+    before = children()
+    command = [sys.executable, __file__, "--part", part, str(folder), str(weights), str(runs), str(epochs)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return float(told.split()[-1]) if part in ("head", "bare", "fit") else children() - before
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--part"]:
+        import torch
+
+        torch.set_num_threads(1)
+        parts = {"limit": limit, "sweep": sweep, "half": sweep, "head": head, "bare": bare, "fit": fit}
+        return parts[sys.argv[2]](Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=32, help="of the sweep, a multiple of 8")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--sweep-only", action="store_true", help="leave out the single run and the bare loop")
+    asked = parser.parse_args()
+    found: dict[str, list[float]] = {name: [] for name in ("limit", "sweep", "half", "head", "fit", "bare")}
+    with tempfile.TemporaryDirectory() as place:
+        folder, weights = Path(place) / "images", Path(place) / "resnet18.pt"
+        images(folder)
+        import torch
+        from torchvision.models import resnet18
+
+        torch.manual_seed(0)
+        torch.save(resnet18().state_dict(), weights)
+        for _ in range(asked.rounds):
+            for name in found:
+                if asked.sweep_only and name in ("fit", "bare"):
+                    continue
+                runs = asked.runs // 2 if name == "half" else asked.runs
+                found[name].append(measured(name, folder, weights, runs, asked.epochs))
+                print(f"{name:6} {found[name][-1]:8.2f}", flush=True)
+    print(
+        f"\nCPU seconds, mean and spread of {asked.rounds}; "
+        f"{asked.runs} runs of {asked.epochs} epochs; load {os.getloadavg()[0]:.1f}"
+    )
+    for name, values in found.items():
+        if values:
+            print(f"{name:6} {statistics.mean(values):8.2f} +- {statistics.pstdev(values):.2f}")
+    mean = {name: statistics.mean(values) for name, values in found.items() if values}
+    further = (mean["sweep"] - mean["half"]) / (asked.runs - asked.runs // 2)
+    print(f"sweep over the limit                 {mean['sweep'] / mean['limit']:.2f}  (target 1.3)")
+    print(f"each further run                     {further:.3f} s, a head alone {mean['head']:.3f} s")
+    if "fit" in mean:
+        print(f"fit over the bare loop               {mean['fit'] / mean['bare']:.2f}  (target 0.15)")
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""One epoch of the heads of many runs as one batched module, on the stored activations of the backbone that they share.
+
+Every head keeps its own order of images, loss, schedule, optimizer and state. What is done at once is what costs: reading rows,
+the forward and the backward pass, as products of stacks of matrices. The gradients are those of autograd on each head alone;
+on the CPU in fp32 the same to the bit, wherever a stack of matrices is multiplied as each of them would be.
+"""
+
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fourfold.assembly import Parts
+from fourfold.features import ActivationSet, taken
+from fourfold.loop import CHECK_EVERY, NonFiniteLoss, not_finite
+from fourfold.optim import Lbfgs
+
+
+@dataclass
+class Trained:
+    """What remained of an epoch is trained: the weights have learned, the state has counted."""
+
+    whole: bool  # False: somebody has asked to stop
+    seconds: float  # this run's share
+    error: NonFiniteLoss | None = None
+
+
+def kind(parts: Parts) -> Hashable | None:
+    """Runs of the same kind can train their coming epochs together; None: this one trains alone."""
+    stored, kit, state = parts.stored, parts.kit, parts.state
+    if stored is None or stored.train is None or stored.split.cut.head is None or len(stored.split.cut.slots) != 1:
+        return None
+    head = head_of(parts)
+    learning = {id(each) for group in parts.optimizer.param_groups for each in group["params"]}
+    wandb = parts.config.logger.wandb
+    if isinstance(parts.optimizer, Lbfgs):
+        return None
+    if type(head) is not nn.Linear or learning != {id(each) for each in head.parameters()} or _has_hooks(head):
+        return None
+    if parts.ema is not None or kit.mix is not None or kit.penalty is not None or kit.scaler.is_enabled():
+        return None
+    if parts.train.accumulate > 1 or parts.config.trainer.profile or (wandb.enabled and wandb.watch):
+        return None
+    sizes = (parts.train.images, parts.train.batch_size, parts.steps, state.step_in_epoch)
+    return (*head.weight.shape, head.bias is None, head.weight.dtype, head.weight.device, kit.autocast, kit.task, *sizes)
+
+
+def train_one_epoch(members: Sequence[Parts], should_stop: Callable[[], bool]) -> list[Trained]:
+    """Train what remains of one epoch of runs of the same kind, and account for it in their states.
+
+    Args:
+        members: At least one run. Their heads change.
+        should_stop: Asked after every step; true leaves the epoch of all of them unfinished.
+
+    Returns:
+        For each run what became of it; one whose loss is not finite has an error, and has not harmed the others.
+    """
+    started = time.perf_counter()
+    for parts in members:
+        parts.begin_to_move()
+    stack = _Stack(members)
+    whole = True
+    every = CHECK_EVERY if stack.device.type == "cuda" else 1
+    pending: list[Tensor] = []
+    first = members[0]
+    for step in range(first.state.step_in_epoch, first.steps):
+        pending.append(stack.step(step))
+        if len(pending) >= every:
+            stack.settle(pending)
+        if should_stop():
+            whole = False
+            break
+    stack.settle(pending)
+    stack.part()
+    share = (time.perf_counter() - started) / len(members)
+    return [Trained(whole, share, stack.errors.get(k)) for k in range(len(members))]
+
+
+@dataclass
+class _Stack:
+    """The heads of several runs, laid over each other: weights [K, C, D], biases [K, C]."""
+
+    members: Sequence[Parts]
+    errors: dict[int, NonFiniteLoss] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stored = [parts.stored for parts in self.members]
+        self.heads = [head_of(parts) for parts in self.members]
+        self.sets = [each.train for each in stored if each is not None and each.train is not None]
+        self.orders = [parts.train.order(parts.state.epoch) for parts in self.members]
+        self.weight = torch.stack([head.weight.detach() for head in self.heads])
+        self.bias = None if self.heads[0].bias is None else torch.stack([head.bias.detach() for head in self.heads])
+        self.device = self.weight.device
+        for k, head in enumerate(self.heads):  # the optimizers of the runs now change the stack
+            head.weight.data = self.weight[k]
+            if self.bias is not None:
+                head.bias.data = self.bias[k]
+        self.losses: dict[Hashable, list[int]] = {}
+        for k, parts in enumerate(self.members):
+            weights = tuple(parts.splits.class_counts) if parts.config.trainer.loss.class_weights != "none" else ()
+            self.losses.setdefault((repr(parts.config.trainer.loss), weights), []).append(k)
+
+    def step(self, step: int) -> Tensor:
+        """One optimizer step of every head; returns the mean loss of each over its images, [K], on the device."""
+        size = self.members[0].train.batch_size
+        chosen = [order[step * size : (step + 1) * size] for order in self.orders]
+        inputs, targets = self._read(chosen)  # [K, N, D], [K, N, ...]
+        images = inputs.shape[1]
+        kit = self.members[0].kit
+        factors = (inputs, self.weight) if kit.autocast is None else (inputs.to(kit.autocast), self.weight.to(kit.autocast))
+        rows, weight = factors
+        if self.bias is None:
+            outputs = torch.bmm(rows, weight.mT)
+        else:
+            outputs = torch.baddbmm(self.bias[:, None].to(rows.dtype), rows, weight.mT)  # [K, N, C]
+        outputs.requires_grad_()
+        losses = torch.empty(len(self.members), device=self.device)
+        total = torch.zeros((), device=self.device)
+        for each in self.losses.values():
+            some = outputs if len(each) == len(self.members) else outputs[each]
+            labels = targets if len(each) == len(self.members) else targets[each]
+            loss = self.members[each[0]].kit.loss(some.flatten(0, 1), labels.flatten(0, 1)).view(len(each), -1).sum(1) / images
+            losses[each] = loss.detach()
+            total = total + loss.sum()
+        (gradient,) = torch.autograd.grad(total, outputs)  # [K, N, C]
+        by_weight = torch.bmm(gradient.mT, rows).to(self.weight.dtype)  # [K, C, D]
+        by_bias = gradient.sum(1).to(self.weight.dtype)  # [K, C]
+        for k, (parts, head) in enumerate(zip(self.members, self.heads, strict=True)):
+            if k in self.errors:
+                continue
+            parts.set_rate(parts.state.step)
+            head.weight.grad = by_weight[k]
+            if head.bias is not None:
+                head.bias.grad = by_bias[k]
+            if parts.kit.clip_norm is not None:
+                nn.utils.clip_grad_norm_(head.parameters(), parts.kit.clip_norm)
+            parts.optimizer.step()
+            parts.state.step += 1
+            parts.state.step_in_epoch += 1
+        return losses
+
+    def settle(self, pending: list[Tensor]) -> None:
+        """Bring the losses of the last steps from the device; a head whose loss is not finite is left where it is."""
+        if not pending:
+            return
+        images_in = self.members[0].train.images_in
+        values = torch.stack(pending).tolist()  # [steps, K]
+        for k, parts in enumerate(self.members):
+            state = parts.state
+            for i, row in enumerate(values):
+                if k in self.errors:
+                    break
+                if not math.isfinite(row[k]):
+                    at = state.step - len(values) + i
+                    self.errors[k] = not_finite(row[k], state.epoch, at, parts.set_rate(at))
+                    break
+                images = images_in(state.step_in_epoch - len(values) + i)
+                state.loss_sum += row[k] * images
+                state.images += images
+        pending.clear()
+
+    def part(self) -> None:
+        """Every head gets its weights for itself: a checkpoint of a part of a stack would hold all of it."""
+        for head in self.heads:
+            for parameter in head.parameters():
+                parameter.data = parameter.data.clone()
+                parameter.grad = None
+
+    def _read(self, chosen: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rows [K, N, D] and targets [K, N, ...] of the images that each head sees now."""
+        epochs = [parts.state.epoch for parts in self.members]
+        places = [each.places(at, epoch) for each, at, epoch in zip(self.sets, chosen, epochs, strict=True)]
+        rows: list[Tensor] = []
+        for start, stop in _runs_of(self.sets):  # neighbours that share a store are read at once
+            (some,) = taken(self.sets[start].store, np.concatenate(places[start:stop]), self.sets[start].dtypes)
+            rows.append(some)
+        inputs = rows[0] if len(rows) == 1 else torch.cat(rows)
+        targets = torch.stack([each.labels[at] for each, at in zip(self.sets, chosen, strict=True)])
+        inputs = inputs.view(len(self.members), -1, inputs.shape[-1])
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+
+def head_of(parts: Parts) -> Any:
+    """The module that turns stored features into logits."""
+    assert parts.stored is not None
+    assert parts.stored.split.cut.head is not None
+    return parts.net.get_submodule(parts.stored.split.cut.head)
+
+
+def _has_hooks(head: nn.Module) -> bool:
+    return bool(head._forward_hooks or head._forward_pre_hooks or any(each._backward_hooks for each in head.parameters()))
+
+
+def _runs_of(sets: Sequence[ActivationSet]) -> list[tuple[int, int]]:
+    starts = [i for i, each in enumerate(sets) if i == 0 or each.store is not sets[i - 1].store]
+    return list(zip(starts, [*starts[1:], len(sets)], strict=True))

@@ -1,0 +1,111 @@
+"""What runs of a process that train nothing but a head have in common: built once, and lent to each."""
+
+import copy
+import json
+from collections.abc import Hashable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fourfold import data, features, freeze, models
+from fourfold.config import RunConfig
+from fourfold.models import TransferModel
+from fourfold.seeding import rng_state, set_rng_state
+
+KEPT = 4  # data sets and networks at a time; in a sweep they come one after the other, each with its seeds
+SEEDS = 64  # splits, and heads, of each
+
+
+class Stock:
+    """Networks, splits and what is known of them, of the runs of one process.
+
+    What comes from here is what the run would have built by itself, to the bit: the head too, and the random numbers that are
+    drawn afterwards. Frozen tensors are lent, not copied, so nothing but what a run trains takes memory of its own.
+    """
+
+    def __init__(self) -> None:
+        self.fingerprints = freeze.Fingerprints()
+        self.known = features.Known()
+        self._models: dict[Hashable, dict[int, tuple[TransferModel, Any]]] = {}
+        self._splits: dict[Hashable, dict[int, data.Splits]] = {}
+
+    @staticmethod
+    def serves(config: RunConfig) -> bool:
+        """Whether nothing but the head of a run ever learns, on a backbone that does not depend on the seed."""
+        strategy = config.freeze_strategy
+        phases = strategy.unfreeze_every is not None or strategy.probe_epochs is not None
+        alone = strategy.trainable == "head" and strategy.adapter.kind == "none" and not phases
+        return alone and strategy.pretrained and config.model.weights is not None
+
+    def model(self, config: RunConfig, num_outputs: int, device: torch.device) -> TransferModel:
+        """As `models.create` on the device, after `seed_everything`: a network of its own around the tensors of the others."""
+        key = _key(config.model, num_outputs, config.dataset.in_chans, config.trainer.sync_batchnorm, str(device))
+        if key not in self._models and len(self._models) == KEPT:
+            self.known.forget()
+        seeds = _recent(self._models, key, KEPT)
+        if config.seed not in seeds:
+            made = models.create(config.model, num_outputs, in_chans=config.dataset.in_chans)
+            made.net.to(device)
+            if seeds:
+                _join(made, next(iter(seeds.values()))[0])
+            self.fingerprints.forget()  # the tensors that were just let go may have left their places to others
+            seeds[config.seed] = (made, rng_state())
+            while len(seeds) > SEEDS:
+                del seeds[next(iter(seeds))]
+        made, random = seeds[config.seed]
+        set_rng_state(random)
+        lent = {id(tensor): tensor for name, tensor in _tensors(made.net) if not _of_head(name, made)}
+        return replace(made, net=copy.deepcopy(made.net, lent))
+
+    def splits(self, config: RunConfig, load: Any) -> data.Splits:
+        """What `load` gives, with a seal of its own."""
+        seeds = _recent(self._splits, _key(config.dataset, config.transform, config.model, config.cache.images), KEPT)
+        seed = config.seed if config.dataset.split_seed is None else 0
+        if seed not in seeds:
+            seeds[seed] = load()
+            while len(seeds) > SEEDS:
+                del seeds[next(iter(seeds))]
+        return replace(seeds[seed], test=seeds[seed].test.again())
+
+
+def own(net: nn.Module) -> None:
+    """Give a network that was lent tensors of its own wherever something may change. Call it once it is frozen."""
+    held = set(freeze.frozen_names(net))
+    for name, parameter in net.named_parameters():
+        if name not in held:
+            parameter.data = parameter.data.clone()
+    for owner, module in net.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if f"{owner}.{name}".lstrip(".") not in held:
+                setattr(module, name, buffer.clone())
+
+
+def _join(made: TransferModel, first: TransferModel) -> None:
+    """Let a network of another seed use the tensors of the first where they are the same, which they are unless drawn."""
+    there = dict(_tensors(first.net))
+    for name, tensor in _tensors(made.net):
+        if not _of_head(name, made) and torch.equal(tensor, there[name]):
+            tensor.data = there[name].data
+
+
+def _tensors(net: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*net.named_parameters(), *net.named_buffers()]
+
+
+def _of_head(name: str, model: TransferModel) -> bool:
+    return name.startswith(tuple(f"{head}." for head in model.heads))
+
+
+def _key(*parts: Any) -> str:
+    plain = [part if isinstance(part, str | int | bool) else asdict(part) for part in parts]
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _recent(kept: dict[Hashable, dict[int, Any]], key: Hashable, limit: int) -> dict[int, Any]:
+    """What is kept under a key, which becomes the one used last; the one that was not used for longest goes."""
+    kept[key] = kept.pop(key, {})
+    while len(kept) > limit:
+        del kept[next(iter(kept))]
+    return kept[key]

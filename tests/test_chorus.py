@@ -1,0 +1,217 @@
+"""Runs that are told in step give the numbers that each gives alone, whatever becomes of the others."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fourfold import batched
+from fourfold.chorus import Chorus
+from fourfold.compose import compose
+from fourfold.config import RunConfig
+from fourfold.files import read_json, read_jsonl
+from fourfold.loop import NonFiniteLoss
+from fourfold.run import run
+from fourfold.stock import Stock
+from fourfold.study.ledger import kept
+from fourfold.trial import NoTrial, Pruned
+
+TINY = [
+    "dataset=digits", "dataset.shots=5", "dataset.val_size=40", "dataset.test_size=40", "model=micro_resnet",
+    "freeze=classifier_only", "trainer.batch_size=16", "trainer.epochs=5", "trainer.device=cpu", "trainer.threads=1",
+    "trainer.progress=false", "logger=none",
+]  # fmt: skip
+PATIENCE = 1500  # seconds on a machine that is busy with something else
+HEADS = (
+    ("optimizer.lr=0.3", "seed=0"),
+    ("optimizer.lr=0.003", "seed=1", "trainer.loss.label_smoothing=0.1"),
+    ("optimizer.lr=0.03", "seed=1", "optimizer.weight_decay=0.5"),
+    ("optimizer.lr=0.1", "seed=0", "trainer.patience=1", "trainer.clip_norm=0.1"),
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "start-0123456789ab"
+    run(compose([*TINY, "freeze=from_scratch", "trainer.epochs=1"]), folder)
+    return folder / "best.pt"
+
+
+def config(weights: Path, cache: Path, *words: str) -> RunConfig:
+    return compose([*TINY, f"model.weights={weights}", f"paths.cache={cache}", *words])
+
+
+def together(runs: dict[Path, RunConfig], trials: dict[Path, NoTrial] | None = None) -> dict[Path, Any]:
+    """What each run returns or raises, all of them told in step."""
+    outcomes: dict[Path, Any] = {}
+    shared = Stock()
+
+    def attempt(folder: Path) -> None:
+        try:
+            outcomes[folder] = run(runs[folder], folder, trial=(trials or {}).get(folder), drive=chorus, shared=shared)
+        except Exception as error:
+            outcomes[folder] = error
+
+    chorus = Chorus(deque(partial(attempt, folder) for folder in runs))
+    chorus.begin()
+    return outcomes
+
+
+def record(folder: Path) -> tuple[Any, Any, Any]:
+    """What a run leaves, without what a clock wrote."""
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(folder / "metrics.jsonl")]
+    result = read_json(folder / "result.json")
+    kept = {key: result[key] for key in ("run_id", "metrics", "confusion", "best_epoch", "epochs", "manifest_hash", "frontier")}
+    return rows, kept | {"proof": result["proof"], "test_opened": result["test_opened"]}, tensors(folder / "best.pt")
+
+
+def tensors(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["model"]
+
+
+def close(a: Any, b: Any) -> bool:
+    """Numbers to six digits: a stack of matrices may be multiplied in another order than one of them. Here they are equal."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(close, a, b))
+    if isinstance(a, torch.Tensor):
+        return bool(torch.allclose(a, b, rtol=1e-5, atol=1e-6))
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) if isinstance(a, float) else a == b
+
+
+@pytest.mark.parametrize("words", [("optimizer=adamw",), ("optimizer=sgd", "trainer.precision=bf16")], ids=" ".join)
+def test_a_head_among_others_is_the_head_alone(
+    words: tuple[str, ...], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates, decays, seeds (of images, head and order), label smoothing, and one that stops early."""
+    sizes: list[int] = []
+    truly = batched.train_one_epoch
+    monkeypatch.setattr("fourfold.chorus.train_one_epoch", lambda *given: sizes.append(len(given[0])) or truly(*given))
+    for i, head in enumerate(HEADS):
+        run(config(weights, tmp_path / "cache", *words, *head), tmp_path / f"alone{i}")
+    runs = {tmp_path / f"among{i}": config(weights, tmp_path / "other", *words, *head) for i, head in enumerate(HEADS)}
+    outcomes = together(runs)
+    assert sizes[0] == len(HEADS)
+    assert len(sizes) >= 5
+    for i, folder in enumerate(runs):
+        assert outcomes[folder]["status"] == "finished"
+        mine, expected = record(folder), record(tmp_path / f"alone{i}")
+        assert close(mine, expected)
+        assert mine[1]["proof"] == expected[1]["proof"]
+    assert {len(read_jsonl(folder / "metrics.jsonl")) for folder in runs} > {5}, "one of them has stopped early"
+
+
+class Prunes(NoTrial):
+    """A search that ends a run after its second epoch."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def report(self, value: float, step: int) -> None:
+        self.epochs += 1
+
+    def should_prune(self) -> bool:
+        return self.epochs == 2
+
+
+def test_what_becomes_of_one_is_nothing_to_the_others(weights: Path, tmp_path: Path) -> None:
+    """One is pruned, one diverges, one was done before."""
+    heads = {"a": HEADS[0], "pruned": HEADS[1], "nan": ("optimizer.lr=1e38", "seed=2"), "b": HEADS[2], "done": HEADS[3]}
+    given = {name: config(weights, tmp_path / "cache", "optimizer=sgd", *words) for name, words in heads.items()}
+    for name in ("a", "b", "done"):
+        run(given[name], tmp_path / "alone" / name)
+    with pytest.raises(NonFiniteLoss) as alone:
+        run(given["nan"], tmp_path / "alone" / "nan")
+    run(given["done"], tmp_path / "done")
+    runs = {tmp_path / name: each for name, each in given.items()}
+    outcomes = together(runs, {tmp_path / "pruned": Prunes()})
+    assert isinstance(outcomes[tmp_path / "pruned"], Pruned)
+    assert (tmp_path / "pruned/pruned.json").exists()
+    assert len(read_jsonl(tmp_path / "pruned/metrics.jsonl")) == 2
+    assert str(outcomes[tmp_path / "nan"]) == str(alone.value)
+    assert read_json(tmp_path / "nan/failure.json")["type"] == "NonFiniteLoss"
+    for name in ("a", "b", "done"):
+        assert close(record(tmp_path / name), record(tmp_path / "alone" / name))
+    run(given["pruned"], tmp_path / "alone" / "pruned")
+    together({tmp_path / "pruned": given["pruned"]})
+    assert close(record(tmp_path / "pruned"), record(tmp_path / "alone" / "pruned")), "a pruned run goes on where it was"
+
+
+class Signals(NoTrial):
+    """Somebody presses Ctrl-C after the first epoch."""
+
+    def report(self, value: float, step: int) -> None:
+        if step == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_chorus_that_was_stopped_goes_on_as_if_it_had_not_been(weights: Path, tmp_path: Path) -> None:
+    runs = {tmp_path / f"among{i}": config(weights, tmp_path / "cache", *head) for i, head in enumerate(HEADS)}
+    with pytest.raises(KeyboardInterrupt, match="stopped and saved at epoch 1, step 1"):
+        together(runs, {tmp_path / "among1": Signals()})
+    assert not list(tmp_path.glob("*/result.json"))
+    assert {torch.load(folder / "last.pt", weights_only=True)["state"]["step_in_epoch"] for folder in runs} == {1}
+    together(runs)
+    for i, folder in enumerate(runs):
+        run(config(weights, tmp_path / "cache", *HEADS[i]), tmp_path / f"alone{i}")
+        assert close(record(folder), record(tmp_path / f"alone{i}"))
+
+
+def sweep(folder: Path, *words: str) -> subprocess.Popen:
+    out = (folder.parent / f"{folder.name}.log").open("a")
+    command = [sys.executable, "-m", "fourfold", "-m", f"paths.outputs={folder}", "study=s", *TINY, *words]
+    return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+
+def test_a_sweep_trains_its_heads_together_through_a_kill_with_the_results_of_one_by_one(weights: Path, tmp_path: Path) -> None:
+    """And each run has its own log, its own trial, and its own end."""
+    epochs = 40
+    grid = [
+        f"model.weights={weights}", f"trainer.epochs={epochs}", "optimizer=sgd", "optimizer.lr=0.01,0.1", "seed=0,1",
+        "freeze=classifier_only,last_blocks", "search.preflight=off", "trainer.checkpoint_seconds=0.2",
+    ]  # fmt: skip
+    child = sweep(tmp_path / "out", *grid)
+    deadline = time.monotonic() + PATIENCE
+    folders = "s/digits-micro_resnet-classifier_only-*"
+    while sum(path.exists() for path in (tmp_path / "out").glob(f"{folders}/last.pt")) < 4:
+        assert time.monotonic() < deadline, (tmp_path / "out.log").read_text()[-3000:]
+        assert child.poll() is None, (tmp_path / "out.log").read_text()[-3000:]
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    begun = sorted((tmp_path / "out").glob(folders))
+    assert len(begun) == 4, "all heads had begun"
+    assert sweep(tmp_path / "out", *grid).wait(timeout=PATIENCE) == 0, (tmp_path / "out.log").read_text()[-3000:]
+    assert sweep(tmp_path / "one", *grid, "sweep.heads=1").wait(timeout=PATIENCE) == 0
+    for folder in begun:
+        assert close(record(folder), record(tmp_path / "one/s" / folder.name))
+        assert "the frozen prefix ends" in (folder / "fourfold.log").read_text()
+        assert (folder / "fourfold.log").read_text().count("the frozen prefix ends") <= 2, "each logs into its own file"
+    assert len(list((tmp_path / "out").glob("s/*/result.json"))) == 8
+    trials = [trial for trial in kept(tmp_path / "out/s") if trial.state == "done"]
+    assert {trial.folder for trial in trials} == {path.parent.name for path in (tmp_path / "out").glob("s/*/result.json")}
+    for trial in trials:
+        result = read_json(tmp_path / "out/s" / str(trial.folder) / "result.json")
+        assert trial.value == pytest.approx(result["metrics"]["val"]["acc"])
+
+
+def test_a_checkpoint_on_the_way_holds_what_learns_and_the_best_one_at_the_end_the_whole(weights: Path, tmp_path: Path) -> None:
+    one = config(weights, tmp_path / "cache", *HEADS[0])
+    together({tmp_path / "run": one})
+    assert set(tensors(tmp_path / "run/last.pt")) == {"head.weight", "head.bias"}
+    whole, start = tensors(tmp_path / "run/best.pt"), tensors(weights)
+    assert whole.keys() == start.keys()
+    assert all(torch.equal(whole[name], start[name]) for name in start if not name.startswith("head."))
+    assert (tmp_path / "run/last.pt").stat().st_size < (tmp_path / "run/best.pt").stat().st_size / 2
+    assert json.loads((tmp_path / "run/result.json").read_text())["weights"]["source"] == str(weights)
