@@ -145,10 +145,19 @@ def _refuse_shadowed(dirs: Sequence[Path]) -> None:
 
 
 def _report(args: Sequence[str]) -> None:
-    study = _study("report", args)
+    parser = argparse.ArgumentParser("fourfold report", add_help=False, allow_abbrev=False)
+    parser.add_argument("--format")
+    asked, folders = parser.parse_known_args(args)
+    if len(folders) == 2:
+        first, second = (_study("report", [folder]) for folder in folders)
+    else:
+        first, second = _study("report", folders), None
     from fourfold import report
 
-    print(report.build(study))
+    if second is not None:
+        print(report.compare(first, second, asked.format))
+    else:
+        print(report.build(first, asked.format or "html"))
 
 
 def _status(args: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 TRAINABLE = {"classifier_only": 650, "last_blocks": 56_010, "lp_ft": 80_986, "full": 80_986, "from_scratch": 80_986}
 
 
@@ -77,6 +79,17 @@ def write_run(
     return folder
 
 
+def write_history(folder: Path) -> None:
+    """What a run leaves beside its result: epochs, and pictures of its mistakes."""
+    rows = [
+        {"epoch": e, "train/loss": 2.0 / (e + 1), "lr": 0.001} | ({"val/acc": 0.5 + e / 50} if e % 2 else {}) for e in range(10)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Image.new("RGB", (128, 64), (200, 120, 40)).save(folder / "mistakes.png")
+    told = [{"image": i, "target": "3", "predicted": "<8>", "confidence": 0.9 - i / 10} for i in range(2)]
+    (folder / "mistakes.json").write_text(json.dumps(told))
+
+
 def write_unfinished(study: Path, name: str = "digits-micro_resnet-full-s9-dead", *, epochs_done: int = 3) -> Path:
     """A run that was killed: its config and some epochs, no result."""
     folder = study / name
@@ -128,10 +141,14 @@ def write_plausible(study: Path, seeds: int = 3, rates: tuple[float, ...] = (1e-
                 for seed in range(seeds):
                     test = min(0.998, max(0.08, (mean + spread * (luck[seed] + draw.gauss(0, 0.7))) / 100))
                     val = min(1.0, max(0.08, test + draw.gauss(0, 0.01)))
-                    write_run(
+                    run = write_run(
                         study, strategy=strategy, lr=lr, seed=seed, val=round(val * 250) / 250, test=round(test * 600) / 600,
                         quadrant=(similarity, size, textbook), dataset=dataset, shots=shots,
                         seconds=seconds * draw.uniform(0.9, 1.2),
-                        confusion=[[60 * (i == j) for j in range(10)] for i in range(10)],
+                        confusion=[[60 * (i == j) for j in range(10)] for i in range(10)], classes=[str(i) for i in range(10)],
+                        drift=[{"block": f"stages.{i}", "weights": moved * (i + 1) / 4, "cka": 1 - moved * (i + 1) / 10}
+                               for i, moved in enumerate([0.0 if strategy == "classifier_only" else 0.2] * 4)]
+                              + [{"block": "head", "weights": 1.5, "cka": None}],
                     )  # fmt: skip
+                    write_history(run)
     return study

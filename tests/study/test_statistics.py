@@ -16,6 +16,7 @@ from fourfold.study.statistics import (
     permutation_p,
     seeds_needed,
     superiority,
+    unpaired_difference,
 )
 
 VALUES = [0.912, 0.934, 0.887, 0.951, 0.920]
@@ -141,7 +142,7 @@ def test_superiority_is_the_share_of_pairs_won() -> None:
 
 def test_the_seeds_needed_show_the_difference_four_times_in_five_and_one_seed_fewer_does_not() -> None:
     draws = np.random.default_rng(0)
-    for effect, std, comparisons in ((0.02, 0.02, 1), (0.02, 0.03, 3)):
+    for effect, std, comparisons in ((0.02, 0.02, 1), (0.02, 0.03, 3), (0.1, 0.01, 2)):
         n = seeds_needed(effect, std, comparisons)
         assert n is not None
         power = {
@@ -157,3 +158,16 @@ def test_seeds_needed_at_the_ends() -> None:
     assert seeds_needed(1e-6, 0.1) is None
     assert seeds_needed(0.0, 0.1) is None
     assert seeds_needed(math.nan, 0.1) is None
+
+
+def test_independent_runs_are_compared_by_welchs_test() -> None:
+    ours = unpaired_difference(VALUES, OTHERS[:4])
+    theirs = stats.ttest_ind(VALUES, OTHERS[:4], equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+    assert ours is not None
+    assert (ours.p, ours.estimate.mean) == (pytest.approx(theirs.pvalue), pytest.approx(np.mean(VALUES) - np.mean(OTHERS[:4])))
+    assert (ours.estimate.low, ours.estimate.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert unpaired_difference([0.5], VALUES) is None
+    same = unpaired_difference([0.5, 0.5], [0.4, 0.4])
+    assert same is not None
+    assert same.p is None

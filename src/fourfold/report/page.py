@@ -2,18 +2,20 @@
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from fourfold.report import figures
+from fourfold.report import canvas, confusion, figures, gallery, methods, standings
 from fourfold.report.commands import repeat
+from fourfold.report.confusion import Mistakes
+from fourfold.report.numbers import provenance
 from fourfold.report.wording import (
     count,
     duration,
+    energy,
     heading,
     headline,
     interval,
@@ -21,18 +23,25 @@ from fourfold.report.wording import (
     percent_sign,
     sentences,
     several,
+    share,
     short,
     signed,
     signed_interval,
     summary,
 )  # fmt: skip
 from fourfold.study.cells import Cell
+from fourfold.study.digest import HEADINGS, Run, digest
+from fourfold.study.energy import watt_hours
 from fourfold.study.integrity import Integrity, inspect
+from fourfold.study.metric import Metric
 from fourfold.study.quadrants import Place, Study
-from fourfold.study.verdict import Rival
+from fourfold.study.ranking import Ranking, rank
+from fourfold.study.statistics import MOST_SEEDS
+from fourfold.study.verdict import Rival, permutation_p_values
 
 HERE = Path(__file__).parent
-GLYPHS = "●■◆▲▼✚✖★"  # as figures.MARKERS
+MOST_LISTED = 40  # runs of one state
+GLYPHS = "●■◆▲▼✚✖★"  # as canvas.MARKERS
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,16 @@ class Row:
     edge: str
     difference: str
     difference_interval: str
+    bootstrap: str  # interval of the difference
     p_holm: str
+    p_permutation: str
+    effect: str
+    superiority: str
+    needed: str
     trainable: str
     seconds: str
+    all_seconds: str  # of all its settings and seeds
+    energy: str  # of those
     commands: tuple[str, ...]
 
 
@@ -69,9 +85,9 @@ class Section:
     row: int
     column: int
     rows: tuple[Row, ...]
-    scores: str
-    differences: str
-    learning_rates: str
+    pictures: Mapping[str, str]  # by kind; empty where there is nothing to draw
+    confused: str  # which run the confusion matrix is of
+    mistakes: Mistakes | None
 
 
 @dataclass(frozen=True)
@@ -94,12 +110,13 @@ def render(study: Study) -> str:
     )
     environment.filters["tight"] = _tight
     names = [heading(place, study) for place in study.places]
-    columns, positions = figures.grid(study.places) if study.places else (1, [])
+    columns, positions = canvas.grid(study.places) if study.places else (1, [])
     sections = [
         _section(place, study, f"p{index}", position)
         for index, (place, position) in enumerate(zip(study.places, positions, strict=True))
     ]
     integrity = inspect(study.results, study.places)
+    ranking, left = rank(study.places), _left(study)
     return environment.get_template("template.html.j2").render(
         study=study,
         facts=_facts(study),
@@ -112,8 +129,19 @@ def render(study: Study) -> str:
         lines=_lines(study),
         checks=_checks(study, integrity),
         integrity=integrity,
-        provenance=_provenance(study),
+        provenance=provenance(study),
         seeds=_seeds(study),
+        left=left,
+        most_listed=MOST_LISTED,
+        has_energy=any(row.energy for section in sections for row in section.rows),
+        contents=_contents(sections, ranking, left),
+        shown=lambda kind: any(section.pictures[kind] for section in sections),
+        has=lambda section, kinds: any(section.pictures[kind] for kind in kinds),
+        ranking=ranking,
+        ranks=standings.panel(ranking) if ranking else "",
+        ranked=_ranked(ranking) if ranking else "",
+        methods=methods.paragraph(study),
+        bibtex=methods.bibtex(study),
     )
 
 
@@ -127,11 +155,11 @@ def _tight(text: str) -> str:
 def _section(place: Place, study: Study, name: str, position: tuple[int, int]) -> Section:
     title = heading(place, study)
     rivals = {rival.strategy: rival for rival in place.verdict.rivals}
+    by_signs = permutation_p_values(place.verdict.rivals)
     described = "; ".join(f"{cell.strategy} {short(cell.chosen.test.mean, place.metric)}" for cell in place.cells)
-
-    def draw(what: figures.Draw, key: str, label: str) -> str:
-        return figures.panel(what, place, study, name=f"{name}{key}", label=f"{title}: {label}")
-
+    labels = {key: key.replace("_", " ") for key in gallery.KINDS}
+    labels["quadrants"] = f"test {place.metric.label} by strategy: {described}"
+    labels["differences"] = "differences to the chosen strategy"
     return Section(
         title=title,
         data=f"{place.dataset}, {place.train_size}",
@@ -141,12 +169,13 @@ def _section(place: Place, study: Study, name: str, position: tuple[int, int]) -
         sentences=tuple(sentences(place)),
         row=position[0] + 1,
         column=position[1] + 1,
-        rows=tuple(_row(cell, rivals.get(cell.strategy), place) for cell in place.cells),
-        scores=draw(figures.draw_scores, "s", f"test {place.metric.label} by strategy: {described}"),
-        differences=draw(figures.draw_differences, "d", "differences to the chosen strategy") if rivals else "",
-        learning_rates=draw(figures.draw_learning_rates, "l", "validation score by learning rate")
-        if figures.sweeps_learning_rate(place)
-        else "",
+        rows=tuple(_row(cell, rivals.get(cell.strategy), by_signs.get(cell.strategy), place) for cell in place.cells),
+        pictures={
+            key: canvas.panel(kind, place, study, name=f"{name}{key}", label=f"{title}: {labels[key]}")
+            for key, kind in gallery.KINDS.items()
+        },
+        confused=confusion.caption(place),
+        mistakes=confusion.mistakes(confusion.best_run(place)),
     )
 
 
@@ -158,9 +187,11 @@ def _images(place: Place) -> str:
     return f"{numbers} images" if numbers else ""
 
 
-def _row(cell: Cell, rival: Rival | None, place: Place) -> Row:
+def _row(cell: Cell, rival: Rival | None, by_signs: float | None, place: Place) -> Row:
     metric, test, textbook = place.metric, cell.chosen.test, place.verdict.textbook
-    difference = rival.difference.estimate if rival and rival.difference else None
+    difference = rival.difference if rival else None
+    value = difference.estimate if difference else None
+    runs = [run for setting in cell.settings for run in setting.runs]
     return Row(
         strategy=cell.strategy,
         role=figures.role(cell.strategy, place),
@@ -171,13 +202,86 @@ def _row(cell: Cell, rival: Rival | None, place: Place) -> Row:
         n=test.n,
         setting=cell.chosen.label.removeprefix("lr "),
         edge={"low": "↓", "high": "↑", None: ""}[cell.edge],
-        difference=signed(difference.mean, metric) if difference else "",
-        difference_interval=signed_interval(difference, metric) if difference else "",
+        difference=signed(value.mean, metric) if value else "",
+        difference_interval=signed_interval(value, metric) if value else "",
+        bootstrap=_ends(difference.bootstrap, metric) if difference else "",
         p_holm=p_value(rival.p_holm) if rival else "",
+        p_permutation=p_value(by_signs),
+        effect=_effect(difference.effect) if difference else "",
+        superiority=share(difference.superiority) if difference else "",
+        needed=_needed(rival, metric) if rival and rival.status == "tied" else "",
         trainable=count(cell.params_trainable),
         seconds=duration(cell.seconds),
+        all_seconds=duration(math.fsum(run.seconds for run in runs)),
+        energy=energy(watt_hours(runs)),
         commands=tuple(repeat(cell.chosen)),
     )
+
+
+def _ends(ends: tuple[float, float] | None, metric: Metric) -> str:
+    return f"{signed(ends[0], metric)} to {signed(ends[1], metric)}" if ends else ""
+
+
+def _effect(effect: float | None) -> str:
+    if effect is None:
+        return ""
+    sign = "−" if effect < 0 else "+" if effect > 0 else ""
+    return f"{sign}{abs(effect):.1f}" if math.isfinite(effect) else f"{sign}∞"
+
+
+def _needed(rival: Rival, metric: Metric) -> str:
+    needed = rival.seeds_needed(metric.margin)
+    have = rival.difference.estimate.n if rival.difference else 0
+    if needed is not None and needed <= have:  # luck or the margin made the tie, not the number of seeds
+        return ""
+    return f"over {MOST_SEEDS}" if needed is None else str(needed)
+
+
+def _left(study: Study) -> list[tuple[str, list[Run]]]:
+    """What did not end well, by state, with reasons and commands."""
+    found = digest(study.folder)
+    states = ("failed", "interrupted", "unfinished", "pruned")
+    return [(HEADINGS[state], list(found.of(state))) for state in states if found.of(state)]
+
+
+def _contents(
+    sections: Sequence[Section], ranking: Ranking | None, left: Sequence[tuple[str, list[Run]]]
+) -> list[tuple[str, str]]:
+    """(id, title) of the page's sections, in their order."""
+
+    def shown(*kinds: str) -> bool:
+        return any(section.pictures[kind] for section in sections for kind in kinds)
+
+    entries = [
+        ("quadrants", "Scores", bool(sections)),
+        ("table", "Numbers", bool(sections)),
+        ("verdicts", "Verdicts", shown("differences")),
+        ("certainty", "Certainty", shown("differences")),
+        ("ranks", "Ranks", ranking is not None),
+        ("cost", "Cost", shown("parameters", "hours")),
+        ("learning-rates", "Learning rates", shown("learning_rates")),
+        ("curves", "Curves", shown("loss_curves", "validation_curves")),
+        ("blocks", "Blocks", shown("weight_changes")),
+        ("mistakes", "Mistakes", shown("confusion")),
+        ("trust", "Trust", bool(sections)),
+        ("unfinished", "Not finished", bool(left)),
+        ("repeat", "Repeat", bool(sections)),
+        ("methods", "Methods", bool(sections)),
+        ("provenance", "Provenance", bool(sections)),
+    ]
+    return [(name, title) for name, title, there in entries if there]
+
+
+def _ranked(ranking: Ranking) -> str:
+    """The ranking in a sentence or two."""
+    told = (
+        f"Friedman's test over {ranking.places} places: χ² = {ranking.chi_square:.1f} with {len(ranking.ranks) - 1} degrees of "
+        f"freedom, p {'' if ranking.p < 0.001 else '= '}{p_value(ranking.p)}."
+    )
+    far = f"Mean ranks further apart than {ranking.critical_difference:.2f} differ (Nemenyi)"
+    joined = f"{far}; bars join those that do not." if ranking.cliques else f"{far}."
+    apart = ranking.ranks[-1] - ranking.ranks[0] > ranking.critical_difference
+    return f"{told} {joined}" if apart else f"{told} {joined} No two strategies are that far apart."
 
 
 def _facts(study: Study) -> list[str]:
@@ -202,7 +306,7 @@ def _seeds(study: Study) -> str:
 
 def _lines(study: Study) -> list[tuple[str, str, str]]:
     """(strategy, colour, glyph) for the key of the learning-rate panels."""
-    number = len(figures.MARKERS)
+    number = len(canvas.MARKERS)
     return [(each, f"line{index % number + 1}", GLYPHS[index % number]) for index, each in enumerate(study.strategies)]
 
 
@@ -252,64 +356,3 @@ def _edges(study: Study) -> Check:
 def _few(names: Iterable[str], most: int = 6) -> str:
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
-
-
-def _provenance(study: Study) -> list[tuple[str, str]]:
-    """(name, values) of everything that the runs say they ran on; several values where they differ."""
-    seen: dict[str, set[str]] = {}
-    for result in study.results:
-        told = {"git revision": result.git_revision or "unknown", "device": result.device or "unknown", **result.versions}
-        for name, value in told.items():
-            seen.setdefault(name, set()).add(str(value))
-    return [(name, ", ".join(sorted(values))) for name, values in seen.items()]
-
-
-def data(study: Study) -> dict[str, Any]:
-    """The report's numbers for other programs: what `report.json` holds. Fractions stay 0 to 1."""
-    names = [heading(place, study) for place in study.places]
-    return {
-        "study": study.name,
-        "summary": summary(study.places, names),
-        "strategies": list(study.strategies),
-        "places": [_place_data(place, name) for place, name in zip(study.places, names, strict=True)],
-        "unfinished": [{"run": each.folder.name, "status": each.status, "reason": each.reason} for each in study.unfinished],
-        "integrity": asdict(inspect(study.results, study.places)),
-        "provenance": dict(_provenance(study)),
-    }
-
-
-def _place_data(place: Place, name: str) -> dict[str, Any]:
-    return {
-        "title": name,
-        "quadrant": asdict(place.quadrant) if place.quadrant else None,
-        "dataset": place.dataset,
-        "train_size": place.train_size,
-        "model": place.model,
-        "metric": place.metric.name,
-        "verdict": {**asdict(place.verdict), "sentences": sentences(place)},
-        "cells": [_cell_data(cell) for cell in place.cells],
-    }
-
-
-def _cell_data(cell: Cell) -> dict[str, Any]:
-    return {
-        "strategy": cell.strategy,
-        "pretrained": cell.pretrained,
-        "params_trainable": cell.params_trainable,
-        "params_total": cell.params_total,
-        "seconds": cell.seconds,
-        "lr": cell.chosen.lr,
-        "edge": cell.edge,
-        "test": asdict(cell.chosen.test),
-        "commands": repeat(cell.chosen),
-        "settings": [
-            {
-                "lr": each.lr,
-                "swept": each.swept,
-                "val": asdict(each.val),
-                "seeds": list(each.seeds),
-                "runs": [r.run_id for r in each.runs],
-            }
-            for each in cell.settings
-        ],
-    }

@@ -82,6 +82,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def energy(watt_hours: float | None) -> str:
+    """`0.4 Wh`, `12 Wh`, `3.4 kWh`; empty where it is not known."""
+    if watt_hours is None:
+        return ""
+    return f"{watt_hours / 1000:.2g} kWh" if watt_hours >= 1000 else f"{watt_hours:.2g} Wh"
+
+
+def share(value: float | None) -> str:
+    """`67 %`, or empty."""
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
 def listed(words: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     items = list(words)
@@ -242,7 +254,10 @@ def _transfer(place: Place) -> str:
 
 
 def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
-    """The whole study in a few sentences. `names` are the places' headings, in order."""
+    """The whole study in three sentences: who wins, or is the cheapest of a tie; the textbook; transfer.
+
+    `names` are the places' headings, in order.
+    """
     if not places:
         return ["No run has finished yet."]
     kind = "quadrant" if all(place.quadrant for place in places) else "comparison"
@@ -252,12 +267,8 @@ def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
         if any(place.verdict.rivals for place in places):
             return ["With one seed nothing can be claimed: the values below are single runs, each at its best validation."]
         return ["One strategy was run: there is nothing to compare yet."]
-    return [
-        *_winners(judged, len(places), kind),
-        *_ties(judged, len(places)),
-        *_textbooks(judged, kind),
-        *_transfers(judged, kind),
-    ]
+    said = [*_winners(judged, len(places), kind), *_ties(judged, len(places))]
+    return [f"{'; '.join(said)}.", *_textbooks(judged, kind), *_transfers(judged, kind)]
 
 
 def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list[str]:
@@ -267,11 +278,9 @@ def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list
             won.setdefault(place.verdict.winner, []).append(name)
     number = sum(len(names) for names in won.values())
     if not won:
-        return [
-            f"In none of the {several(total, kind)} do the data show a single winner." if total > 1 else "No single winner."
-        ]
+        return [f"In none of the {several(total, kind)} do the data show a single winner" if total > 1 else "No single winner"]
     who = "; ".join(f"{strategy} in {listed(names)}" for strategy, names in won.items())
-    return [f"One strategy wins in {number} of {several(total, kind)}: {who}."]
+    return [f"One strategy wins in {number} of {several(total, kind)}: {who}"]
 
 
 def _ties(judged: Sequence[tuple[Place, str]], total: int) -> list[str]:
@@ -281,9 +290,9 @@ def _ties(judged: Sequence[tuple[Place, str]], total: int) -> list[str]:
     cheapest: dict[str, list[str]] = {}
     for place, name in tied:
         cheapest.setdefault(str(place.verdict.cheapest), []).append(name)
-    where = f"In {len(tied)} the" if len(tied) < total else "The"
+    where = f"in {len(tied)} the" if len(tied) < total else "the"
     who = "; ".join(f"{strategy} in {listed(names)}" for strategy, names in cheapest.items())
-    return [f"{where} best cannot be told apart; the cheapest that is not shown to be behind: {who}."]
+    return [f"{where} best cannot be told apart; the cheapest that is not shown to be behind: {who}"]
 
 
 def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:

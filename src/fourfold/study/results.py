@@ -56,6 +56,7 @@ class Result:
     versions: Mapping[str, str]
     git_revision: str | None
     device: str | None
+    drift: tuple[Mapping[str, Any], ...]  # block, weights, cka; empty where the run did not say
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         versions=dict(content.get("versions") or {}),
         git_revision=content.get("git_revision"),
         device=content.get("device"),
+        drift=tuple(content.get("drift") or ()),
     )
 
 

@@ -117,6 +117,26 @@ def paired_difference(
     return Difference(difference, float(2 * stdtr(difference.n - 1, -abs(t))), values)
 
 
+def unpaired_difference(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference | None:
+    """`first - second` of independent values, by Welch's t-test (1947, doi:10.1093/biomet/34.1-2.28).
+
+    None of fewer than two each. Where neither varies there is no t: the difference stands without a p-value.
+    """
+    from scipy.stats import ttest_ind
+
+    if min(len(first), len(second)) < 2 or not np.isfinite([*first, *second]).all():
+        return None
+    mean = float(np.mean(first) - np.mean(second))
+    std = float(np.sqrt(np.var(first, ddof=1) + np.var(second, ddof=1)))  # of one difference of two
+    if std <= 1e-12:
+        return Difference(Estimate(mean, 0.0, min(len(first), len(second)), mean, mean), None)
+    tested = ttest_ind(first, second, equal_var=False)
+    ends = tested.confidence_interval(confidence)
+    return Difference(
+        Estimate(mean, std, min(len(first), len(second)), float(ends.low), float(ends.high)), float(tested.pvalue)
+    )
+
+
 def bootstrap_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean (Efron 1979, doi:10.1214/aos/1176344552), RESAMPLES draws of a fixed seed.
 
@@ -214,7 +234,8 @@ def seeds_needed(effect: float, std: float, comparisons: int = 1, power: float =
     def enough(n: int) -> bool:
         critical = float(stdtrit(n - 1, 1 - level / comparisons / 2))
         beyond = abs(effect) / std * math.sqrt(n)
-        return float(1 - nctdtr(n - 1, beyond, critical) + nctdtr(n - 1, beyond, -critical)) >= power
+        wrong_side = float(np.nan_to_num(nctdtr(n - 1, beyond, -critical)))  # nan where it is too small for scipy 1.17
+        return float(1 - nctdtr(n - 1, beyond, critical)) + wrong_side >= power
 
     return next((n for n in range(2, MOST_SEEDS + 1) if enough(n)), None)
 
