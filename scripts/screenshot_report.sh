@@ -25,9 +25,9 @@ case $out in
     ;;
 *)
     mkdir -p "$out"
-    shoot "$out/wide_light.png" 1440 6600 1
-    shoot "$out/wide_dark.png" 1440 6600 0
-    shoot "$out/narrow_light.png" 400 11000 1
-    shoot "$out/narrow_dark.png" 400 11000 0
+    shoot "$out/wide_light.png" 1440 13500 1
+    shoot "$out/wide_dark.png" 1440 13500 0
+    shoot "$out/narrow_light.png" 400 30000 1
+    shoot "$out/narrow_dark.png" 400 30000 0
     ;;
 esac

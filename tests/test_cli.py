@@ -58,7 +58,7 @@ def finished(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     asked: list[Path] = []
     monkeypatch.setattr(module, "finish", asked.append)
-    monkeypatch.setattr(module, "build", lambda folder: folder / "report.html")
+    monkeypatch.setattr(module, "build", lambda folder, form: folder / f"report.{form}")
     monkeypatch.setattr(status, "show", lambda folder, trials: None)
     return asked
 
