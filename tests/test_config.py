@@ -16,6 +16,9 @@ NEEDED = {  # what only the user can know, or what the default strategy does not
     ("model", "hf_hub"): ["model.name=owner/repo"],
     ("model", "timm"): ["model.name=resnet18"],
     ("model", "torchvision"): ["model.name=resnet18"],
+    ("adapt", "adabn"): ["dataset.shots=5"],
+    ("adapt", "coral"): ["dataset.shots=5", "freeze=full"],
+    ("adapt", "mmd"): ["dataset.shots=5", "freeze=full"],
     ("regularizer", "bss"): ["freeze=full"],
     ("regularizer", "delta"): ["freeze=full"],
     ("regularizer", "feature_distillation"): ["freeze=full"],
@@ -45,7 +48,7 @@ def test_what_only_the_user_can_know_is_asked_for(option: tuple[str, str], neede
 
 
 def test_an_option_is_named_like_its_file() -> None:
-    for group in ("freeze_strategy", "logger", "regularizer", "search", "transform", "debug"):
+    for group in ("adapt", "freeze_strategy", "logger", "regularizer", "search", "transform", "debug"):
         for name, file in groups.options((groups.conf_dir(),))[group].items():
             chosen = getattr(compose([f"{group}={name}", *NEEDED.get((group, name), [])]), group).name
             assert chosen == (None if chosen is None else name), file
@@ -103,6 +106,10 @@ REFUSED = [
     (["freeze=full", "freeze_strategy=full"], ["name the same option; give one of them"]),
     (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16", "did you mean fp32?"]),
     (["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
+    (["adapt=corall"], ["adapt=corall", "did you mean coral?"]),
+    (["adapt=adabn"], ["adapt=adabn", "adapt.images", "dataset.shots"]),
+    (["adapt=coral", "dataset.shots=5"], ["adapt=coral", "freeze=classifier_only trains the head alone", "adapt=adabn"]),
+    (["adapt=adabn", "dataset.shots=5", "dataset.loader.collate=pad"], ["collate=pad", "stack or resize"]),
     (["regularizer=l2_spp"], ["regularizer=l2_spp", "did you mean l2_sp?"]),
     (["regularizer=l2_sp"], ["freeze=classifier_only trains the head alone", "freeze=full"]),
     (["regularizer=l2_sp", "freeze=from_scratch"], ["freeze=from_scratch", "random", "regularizer=none"]),

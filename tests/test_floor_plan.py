@@ -42,7 +42,7 @@ FLOORS = (
     FACTS,
     {"activations"},
     PARTS,
-    {"drift", "features", "mistakes", "pace", "regularizers"},
+    {"adaptation", "drift", "features", "mistakes", "pace", "regularizers"},
     {"stock"},
     {"assembly"},
     {"batched"},
@@ -71,6 +71,7 @@ ROOMS_OF = {
 }
 HEAVY = {"matplotlib", "numpy", "optuna", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "wandb"}
 GROUPS = {
+    "adapt",
     "dataset",
     "debug",
     "experiment",

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,21 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
-from fourfold import checkpoint, data, drift, features, freeze, losses, metrics, models, optim, pace, regularizers, schedule
+from fourfold import (
+    adaptation,
+    checkpoint,
+    data,
+    drift,
+    features,
+    freeze,
+    losses,
+    metrics,
+    models,
+    optim,
+    pace,
+    regularizers,
+    schedule,
+)
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit, ready
 from fourfold.ranks import Ranks
@@ -50,6 +64,7 @@ class Parts:
     state: State
     compiled: pace.Compiled | None
     start: dict[str, Tensor]  # what may change, as it was before training
+    unlabelled: int = 0  # images without labels that take part
     shared: Stock | None = None  # with other runs of this process
     stored: features.Features | None = None  # stored activations of the present phase
     ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
@@ -113,6 +128,8 @@ class Parts:
             return "adapters learn from its first layers on"
         if regularizers.needs_images(self.config.regularizer):
             return f"regularizer={self.config.regularizer.name} shows its images to the starting network as well"
+        if self.config.adapt.name not in ("none", "adabn"):
+            return f"adapt={self.config.adapt.name} shows it other images as well"
         return None
 
     def check_features(self) -> None:
@@ -191,6 +208,10 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         net = net.to(memory_format=torch.channels_last)
     kit = _kit(config, splits, model, ranks)
 
+    unlabelled = _unlabelled(config, splits, model, ranks)
+    if unlabelled is not None and config.adapt.name == "adabn":
+        adaptation.recalibrate(net, (ready(images, kit) for images in _whole_batches(unlabelled)), kit)
+
     saved = checkpoint.load(folder / "last.pt", ranks.device)
     state = State() if saved is None else checkpoint.state_of(saved)
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
@@ -201,7 +222,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
     # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
-    kit = replace(kit, penalty=regularizers.create(config.regularizer, model, _sample(splits, config, kit)))
+    kit = replace(kit, penalty=_penalty(config, model, train, unlabelled, kit))
     start = drift.snapshot(net, plan.learned)
     if saved is not None:
         if len(plan.phases) == 1:
@@ -210,6 +231,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
     compiled = pace.Compiled(net) if config.trainer.compile else None
     return Parts(
+        unlabelled=0 if unlabelled is None else unlabelled.images,
         config=config,
         ranks=ranks,
         splits=splits,
@@ -275,16 +297,44 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
     return train, train if config.trainer.overfit else _in_order(splits.val, config, ranks)
 
 
-def _sample(splits: data.Splits, config: RunConfig, kit: Kit) -> regularizers.Sample:
-    """The first training images as the first epoch prepares them, the same in every process; a fair sample (see `Manifest`)."""
+def _penalty(
+    config: RunConfig, model: models.TransferModel, train: data.Batches, unlabelled: data.Batches | None, kit: Kit
+) -> regularizers.Penalty | None:
+    """What is added to the loss: the regularizer's term, then the adaptation's, which runs the network once more."""
 
-    def sample(count: int) -> tuple[Tensor, Tensor]:
-        loader = replace(config.dataset.loader, sampler="sequential", subset=None, num_workers=0, persistent_workers=False)
-        batches = data.Batches(splits.train, batch_size=count, accumulate=1, loader=loader, seed=config.seed, shuffle=False)
-        ((images, targets, *_),) = next(batches.at(0))
+    def sample(count: int) -> tuple[Tensor, Tensor]:  # a fair one: see `Manifest`
+        images, targets, *_ = train.read([*range(min(count, train.images))])
         return ready(images, kit), targets.to(kit.ranks.device)
 
-    return sample
+    def draw(count: int) -> Tensor:
+        assert unlabelled is not None
+        return ready(unlabelled.read(torch.randint(unlabelled.images, (max(2, count),)).tolist())[0], kit)
+
+    terms = [
+        regularizers.create(config.regularizer, model, sample),
+        adaptation.create(config.adapt, model.net, model.heads[0], draw, kit),
+    ]
+    wanted = [term for term in terms if term is not None]
+    if len(wanted) < 2:
+        return wanted[0] if wanted else None
+    return lambda inputs, targets: torch.stack([term(inputs, targets) for term in wanted]).sum()
+
+
+def _unlabelled(config: RunConfig, splits: data.Splits, model: models.TransferModel, ranks: Ranks) -> data.Batches | None:
+    """The images that domain adaptation uses, the same in every process."""
+    if config.adapt.name == "none":
+        return None
+    if config.adapt.name != "adabn" and ranks.world > 1:
+        raise ConfigError(f"adapt={config.adapt.name} runs in one process only, not in {ranks.world}: leave torchrun out")
+    images = data.load_unlabelled(config.dataset, config.adapt.images, model.preprocessing, config.seed, splits.manifest)
+    return _in_order(images, config, replace(ranks, rank=0, world=1))
+
+
+def _whole_batches(batches: data.Batches) -> Iterator[Tensor]:
+    """Images in batches of one size: the last is left out where it is smaller than those before it."""
+    for i, ((images, *_),) in enumerate(batches.at(0)):
+        if i == 0 or len(images) == batches.batch_size:
+            yield images
 
 
 def _over(activations: features.ActivationSet, images: data.Batches) -> data.Batches:

@@ -3,6 +3,7 @@
 import re
 
 from fourfold.config import (
+    ADAPTATIONS,
     ADAPTERS,
     AUGMENTATIONS,
     CACHE_DTYPES,
@@ -44,6 +45,7 @@ def validate(config: RunConfig) -> None:
         _check_model,
         _check_freeze,
         _check_regularizer,
+        _check_adapt,
         _check_trainer,
         _check_loss,
         _check_exact,
@@ -108,6 +110,7 @@ def _check_names(config: RunConfig) -> None:
         ("model.source", config.model.source, MODEL_SOURCES),
         ("freeze_strategy.trainable", config.freeze_strategy.trainable, TRAINABLE),
         ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
+        ("adapt.name", config.adapt.name, ADAPTATIONS),
         ("regularizer.name", config.regularizer.name, REGULARIZERS),
         ("freeze_strategy.adapter.kind", config.freeze_strategy.adapter.kind, ADAPTERS),
         ("scheduler.name", config.scheduler.name, SCHEDULES),
@@ -149,6 +152,7 @@ def _check_numbers(config: RunConfig) -> None:
         "freeze_strategy.unfreeze_blocks": (freeze.unfreeze_blocks, 1),
         "freeze_strategy.adapter.rank": (freeze.adapter.rank, 1),
         "freeze_strategy.adapter.alpha": (freeze.adapter.alpha, 1),
+        "adapt.weight": (config.adapt.weight, 0),
         "regularizer.weight": (config.regularizer.weight, 0),
         "regularizer.head_weight": (config.regularizer.head_weight, 0),
         "regularizer.smallest": (config.regularizer.smallest, 1),
@@ -310,6 +314,29 @@ def _check_regularizer(config: RunConfig) -> None:
         raise ConfigError(
             f"optimizer.weight_decay={config.optimizer.weight_decay:g} pulls towards 0 what regularizer={name} holds at "
             "its start: add optimizer.weight_decay=0, and give regularizer.head_weight for the head"
+        )
+
+
+def _check_adapt(config: RunConfig) -> None:
+    adapt, data, freeze = config.adapt, config.dataset, config.freeze_strategy
+    if adapt.name == "none":
+        return
+    if adapt.images is None and data.train_size is None and data.fraction is None and data.shots is None:
+        raise ConfigError(
+            f"adapt={adapt.name} needs images without labels, but all training images are used with theirs: give a folder as "
+            "adapt.images, or fewer of them by dataset.shots, train_size or fraction"
+        )
+    if data.loader.collate == "pad":
+        raise ConfigError(f"dataset.loader.collate=pad with adapt={adapt.name} is not possible: choose stack or resize")
+    if adapt.name != "adabn" and freeze.trainable == "head" and freeze.adapter.kind == "none":
+        raise ConfigError(
+            f"adapt={adapt.name} moves features, but freeze={freeze.name} trains the head alone: choose freeze=full, "
+            "last_blocks or another that trains more, or adapt=adabn"
+        )
+    if adapt.name != "adabn" and config.trainer.compile:
+        raise ConfigError(
+            f"trainer.compile=true with adapt={adapt.name}: the term listens inside the network, which a compiled one does not "
+            "allow, so set trainer.compile=false"
         )
 
 

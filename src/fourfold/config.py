@@ -27,6 +27,7 @@ AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
 KEPT_IMAGES = ("auto", "off", "ram", "disk")
+ADAPTATIONS = ("none", "adabn", "coral", "mmd")
 REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation", "delta")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
@@ -149,6 +150,15 @@ class RegularizerConfig:
     layers: Optional[
         list[str]
     ]  # feature_distillation and delta: modules whose outputs are compared; null: four blocks, evenly spread
+
+
+@dataclass
+class AdaptConfig:
+    """What images without labels are used for. See docs/transfer_methods.md."""
+
+    name: str  # one of ADAPTATIONS
+    weight: float  # of the term of the loss
+    images: Optional[str]  # a folder of unlabelled image files; null: the training images that the dataset's size left out
 
 
 @dataclass
@@ -307,6 +317,7 @@ class RunConfig:
     freeze_strategy: FreezeConfig
     optimizer: OptimizerConfig
     regularizer: RegularizerConfig
+    adapt: AdaptConfig
     scheduler: SchedulerConfig
     transform: TransformConfig
     cache: CacheConfig

@@ -51,6 +51,7 @@ NOT_IN_THE_PARTS = {
     "optimizer.momentum": "a number of the optimizer",
     "regularizer.weight": "a number of the loss",
     "regularizer.head_weight": "a number of the loss",
+    "adapt.weight": "a number of the loss",
     "scheduler": "a factor on the learning rate",
     "trainer.patience": "when to stop",
     "trainer.checkpoint_seconds": "when to save",
@@ -64,7 +65,7 @@ NOT_IN_THE_PARTS = {
     "debug.name": "a label",
     "paths": "where files lie",
 }  # two runs that differ in nothing else are built of the same parts, and take as long
-ADDED = ("regularizer",)  # groups that add something to a strategy, and nothing where their option is `none`
+ADDED = ("regularizer", "adapt")  # groups that add something to a strategy, and nothing where their option is `none`
 EXACT = (("dtype", "fp32"), ("views", None))  # of the cache: activations as they were computed, of images as they are
 ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system

@@ -59,7 +59,8 @@ def describe(
         "channels_last": parts.config.trainer.channels_last,
         "compile_seconds": None if parts.compiled is None else parts.compiled.seconds,
         "manifest_hash": parts.splits.manifest.hash,
-        "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)},
+        "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)}
+        | ({"unlabelled": parts.unlabelled} if parts.unlabelled else {}),
         "test_opened": parts.splits.test.opened,
         "confusion": tested.get("confusion"),
         "classes": list(parts.splits.classes),

@@ -33,11 +33,12 @@ class Stock:
 
     @staticmethod
     def serves(config: RunConfig) -> bool:
-        """Whether nothing but the head of a run ever learns, on a backbone that does not depend on the seed."""
+        """Whether nothing but the head of a run ever learns, on a backbone that neither the seed nor other images change."""
         strategy = config.freeze_strategy
         phases = strategy.unfreeze_every is not None or strategy.probe_epochs is not None
         alone = strategy.trainable == "head" and strategy.adapter.kind == "none" and not phases
-        return alone and strategy.pretrained and config.model.weights is not None
+        as_it_is = strategy.norm_stats != "stochastic" and config.adapt.name == "none"
+        return alone and as_it_is and strategy.pretrained and config.model.weights is not None
 
     def model(self, config: RunConfig, num_outputs: int, device: torch.device) -> TransferModel:
         """As `models.create` on the device, after `seed_everything`: a network of its own around the tensors of the others."""

@@ -1,18 +1,20 @@
 """Images in, batches out: sources, splits, transforms, order. The test split comes sealed."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fourfold.config import DatasetConfig, TransformConfig
+from fourfold.config import ConfigError, DatasetConfig, TransformConfig
 from fourfold.data import randomness
 from fourfold.data.batches import Batches, class_weights, image_seed
 from fourfold.data.images import ImageSet, TensorSet
 from fourfold.data.kept import KeptImages, KeptSquares
+from fourfold.data.own import folder_of_images
 from fourfold.data.sealed import SealedSplit, TestSplitOpened
 from fourfold.data.sources import open_source
 from fourfold.data.splits import Manifest, choose
@@ -38,6 +40,7 @@ __all__ = [
     "class_weights",
     "image_seed",
     "load_splits",
+    "load_unlabelled",
     "mixer",
     "normalizer",
     "outline",
@@ -138,6 +141,39 @@ def load_splits(
         manifest=manifest,
         class_counts=_class_counts(source.train.labels[manifest.train], config, len(outlined.classes)),
     )
+
+
+def load_unlabelled(
+    config: DatasetConfig, folder: str | None, preprocessing: Preprocessing, seed: int, manifest: Manifest
+) -> Dataset:
+    """Images without labels, as evaluation shows them: uint8 [C, H, W], and -1 for a label.
+
+    They are the images of the official training split that neither train, validate nor test, which `dataset.shots`,
+    `train_size` or `fraction` left out; or all image files at and below `folder`. No test image is ever among the former.
+
+    Args:
+        manifest: Of the run.
+
+    Raises:
+        ConfigError: there are fewer than two.
+    """
+    if folder is not None:
+        pool = folder_of_images(Path(folder).expanduser())
+        left = np.arange(len(pool.images), dtype=np.int64)
+    else:
+        source = open_source(config, _split_seed(config, seed))
+        pool = replace(source.train, labels=torch.full((len(source.train.labels),), -1))
+        parts = (("train", manifest.train), (manifest.val_from, manifest.val), (manifest.test_from, manifest.test))
+        used = np.concatenate([indices for origin, indices in parts if origin == "train"])
+        left = np.setdiff1d(np.arange(len(pool.images), dtype=np.int64), used)
+    if len(left) < 2:
+        raise ConfigError(
+            f"{len(left)} images are left without labels, but adapt needs at least 2: give a folder as adapt.images, or fewer "
+            "labelled ones by dataset.shots, train_size or fraction"
+        )
+    if isinstance(pool.images, Tensor) and plain_square(None, preprocessing, pool.images, config.loader.collate):
+        return TensorSet(pool.images, pool.labels, left, config.in_chans)
+    return ImageSet(pool, left, evaluation(preprocessing, config.in_chans, config.loader.collate), preprocessing.size)
 
 
 def _class_counts(labels: Tensor, config: DatasetConfig, classes: int) -> tuple[int, ...]:

@@ -43,6 +43,18 @@ def image_folder(root: Path) -> Source:
     return Source(pools["train"], pools.get("val"), pools.get("test"), classes)
 
 
+def folder_of_images(folder: Path) -> Pool:
+    """All image files at and below `folder`, each with -1 for a label.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: give one with image files")
+    files = _image_files(folder)
+    return Pool(Files(files), torch.full((len(files),), -1))
+
+
 def _folder_pool(folder: Path, classes: tuple[str, ...], split: str) -> Pool:
     found: list[Path] = []
     labels: list[int] = []
