@@ -34,7 +34,8 @@ def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit)
     distances = {"coral": coral, "mmd": mmd}
     if config.name not in distances:
         return None
-    distance, entering = distances[config.name], []
+    distance = distances[config.name]
+    entering: list[Tensor] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         if torch.is_grad_enabled():

@@ -191,7 +191,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     if shared is None:
         pretrained = config.freeze_strategy.pretrained
         model = models.create(config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
-        model = models.adapt(model, config.freeze_strategy.adapter)
+        model = models.adapt(model, config.freeze_strategy)
     else:
         model = shared.model(config, outline.num_outputs, ranks.device)
     keep = config.cache.images

@@ -268,6 +268,10 @@ def _check_freeze(config: RunConfig) -> None:
             f"freeze_strategy.unfreeze_every={freeze.unfreeze_every} and freeze_strategy.probe_epochs={freeze.probe_epochs} "
             "are two different orders of unfreezing: set one of them to null"
         )
+    if freeze.norm_stats == "stochastic" and config.trainer.sync_batchnorm:
+        raise ConfigError(
+            "trainer.sync_batchnorm=true makes one kind of norm of all, freeze_strategy.norm_stats=stochastic another: give one"
+        )
     if freeze.adapter.kind != "none" and freeze.trainable not in ("head", "norm", "bias"):
         raise ConfigError(
             f"freeze_strategy.adapter.kind={freeze.adapter.kind} stands beside frozen layers, but freeze_strategy.trainable="

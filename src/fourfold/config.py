@@ -14,7 +14,7 @@ TASKS = ("classification", "multilabel", "regression")
 MODEL_SOURCES = ("torchvision", "timm", "hf_hub", "torch_hub", "micro_resnet", "target")
 DATASET_SOURCES = ("torchvision", "fake", "image_folder", "csv", "huggingface", "generated", "target")
 TRAINABLE = ("head", "last_blocks", "all", "norm", "bias", "all_but_embedding")
-NORM_STATS = ("follow", "frozen")
+NORM_STATS = ("follow", "frozen", "stochastic")
 ADAPTERS = ("none", "lora", "dora", "loha", "lokr", "ia3")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
@@ -116,7 +116,9 @@ class FreezeConfig:
     pretrained: bool  # false: the control, random initialisation
     trainable: str  # one of TRAINABLE; what learns in the last phase
     blocks: Optional[Union[int, float]]  # for last_blocks: a count, or a fraction of all blocks
-    norm_stats: str  # follow: a norm layer whose own parameters all learn updates its statistics; frozen: none does
+    norm_stats: (
+        str  # follow: a norm whose own parameters all learn moves its statistics; frozen: none does; stochastic: StochNorm
+    )
     backbone_lr_mult: float  # learning rate of everything but the head, relative to optimizer.lr
     layer_decay: float  # each block further from the head learns at this times the rate of the one after it
     unfreeze_every: Optional[int]  # gradual: epochs between two unfreezing steps, from the head downwards

@@ -28,7 +28,7 @@ def show(config: RunConfig) -> None:
     outputs, outputs_from = _outputs(config)
     file = bool(config.model.weights) and Path(str(config.model.weights)).expanduser().is_file()
     model = models.create(config.model, outputs, in_chans=config.dataset.in_chans, pretrained=file)
-    model = models.adapt(model, config.freeze_strategy.adapter)
+    model = models.adapt(model, config.freeze_strategy)
     plan = freeze.plan(model, config.freeze_strategy, epochs=config.trainer.epochs)
     rows = models.describe(model)
 

@@ -46,20 +46,20 @@ def answer(net: nn.Module) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_new_adapters_change_nothing(kind: str) -> None:
     before = answer(plain().net)
-    after = answer(models.adapt(plain(), asked(kind)).net)
+    after = answer(adapters.add(plain(), asked(kind)).net)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)  # dora divides by a norm and multiplies by it again
 
 
 def test_none_leaves_the_model_alone() -> None:
     model = plain()
-    assert models.adapt(model, asked("none")) is model
+    assert adapters.add(model, asked("none")) is model
 
 
 @pytest.mark.parametrize("overrides", [["model=micro_resnet"], VIT], ids=["convolutions", "linear"])
 def test_lora_is_w_plus_alpha_over_r_b_a(overrides: list[str]) -> None:
     """The closed form (Hu et al. 2022, eq. 3); a convolution's B has a kernel of 1, so its update is their product as well."""
     base = plain(*overrides)
-    model = models.adapt(plain(*overrides), asked("lora"))
+    model = adapters.add(plain(*overrides), asked("lora"))
     learnt(model)
     state, weights = model.net.state_dict(), dict(base.net.state_dict())
     changed = 0
@@ -83,7 +83,7 @@ def test_lora_is_w_plus_alpha_over_r_b_a(overrides: list[str]) -> None:
 @pytest.mark.parametrize("overrides", [["model=micro_resnet"], VIT], ids=["convolutions", "linear"])
 def test_merged_adapters_give_the_same_logits_in_the_plain_network(kind: str, overrides: list[str]) -> None:
     base = plain(*overrides)
-    model = models.adapt(plain(*overrides), asked(kind))
+    model = adapters.add(plain(*overrides), asked(kind))
     learnt(model)
     before = answer(base.net)
     base.net.load_state_dict(models.merged(model))
@@ -94,7 +94,7 @@ def test_merged_adapters_give_the_same_logits_in_the_plain_network(kind: str, ov
 def test_a_merge_that_changes_the_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from peft.tuners.lora import Conv2d
 
-    model = models.adapt(plain(), asked("lora"))
+    model = adapters.add(plain(), asked("lora"))
     learnt(model)
     monkeypatch.setattr(Conv2d, "merge", lambda self: None)
     with pytest.raises(adapters.NotMerged, match="logits differ"):
@@ -104,7 +104,7 @@ def test_a_merge_that_changes_the_answer_is_refused(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_and_head_learn_and_nothing_else_moves(kind: str) -> None:
     config = compose(["model=micro_resnet", "model.weights=default", f"freeze={kind}"])
-    model = models.adapt(plain(), config.freeze_strategy.adapter)
+    model = adapters.add(plain(), config.freeze_strategy.adapter)
     plan = freeze.plan(model, config.freeze_strategy, epochs=2)
     head = {"head.weight", "head.bias"}
     assert plan.phases[0].trainable == model.adapters | head
@@ -126,7 +126,7 @@ def test_adapters_and_head_learn_and_nothing_else_moves(kind: str) -> None:
 
 
 def test_every_parameter_belongs_to_one_block_and_adapters_to_the_block_of_their_layer() -> None:
-    model = models.adapt(plain(), asked("lora"))
+    model = adapters.add(plain(), asked("lora"))
     names = [name for name, _ in model.net.named_parameters()]
     owned = [name for block in model.blocks for name in block.params]
     assert sorted([*owned, "head.weight", "head.bias"]) == sorted(names)
@@ -146,7 +146,7 @@ def test_attention_whose_weights_are_read_uncalled_is_left_alone() -> None:
 
 
 def test_dropout_of_adapters_is_on_though_their_layers_are_frozen() -> None:
-    model = models.adapt(plain(), asked("lora", dropout=0.5))
+    model = adapters.add(plain(), asked("lora", dropout=0.5))
     config = compose(["freeze=lora"])
     freeze.apply(model.net, freeze.plan(model, config.freeze_strategy, 1).phases[0], "follow")
     model.net.train()
@@ -158,4 +158,4 @@ def test_dropout_of_adapters_is_on_though_their_layers_are_frozen() -> None:
 def test_without_peft_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"adapter.kind=lora needs the package peft: pip install 'fourfold\[adapters\]'"):
-        models.adapt(plain(), asked("lora"))
+        adapters.add(plain(), asked("lora"))

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from fourfold.config import ModelConfig
-from fourfold.models import blocks, heads, preprocessing, sources, stem, weights
-from fourfold.models.adapters import add as adapt
+from fourfold.config import FreezeConfig, ModelConfig
+from fourfold.models import adapters, blocks, heads, preprocessing, sources, stem, stochnorm, weights
 from fourfold.models.adapters import merged
 from fourfold.models.blocks import Block
 from fourfold.models.preprocessing import Preprocessing
@@ -72,3 +71,14 @@ def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrain
         report = weights.load(net, begin, names, config.partial_weights)
     heads.prove(net, names, num_outputs, images)
     return TransferModel(net, names, blocks.split(net, names), prepared, report)
+
+
+def adapt(model: TransferModel, config: FreezeConfig) -> TransferModel:
+    """Change the network as its strategy asks for, before anything is frozen: adapters, or norms of another kind.
+
+    Raises:
+        ConfigError: the network has no layer for it, or a package is missing.
+    """
+    if config.norm_stats == "stochastic":
+        stochnorm.replace(model)
+    return adapters.add(model, config.adapter)
