@@ -57,6 +57,42 @@ def test_following_the_gradient_brings_two_domains_together(distance: Any) -> No
     assert distance(FIRST, moving).item() < 0.2 * before
 
 
+def test_dann_trains_its_classifier_forwards_and_the_features_backwards() -> None:
+    torch.manual_seed(0)
+    classifier = adaptation.DomainClassifier(5)
+    classifier.seen.fill_(0.25)
+    first, second = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
+    found = adaptation.dann(classifier, 0.6, images=70)(first, second)
+    found.backward()
+    ours = [parameter.grad.clone() for parameter in classifier.parameters() if parameter.grad is not None]
+
+    classifier.zero_grad()
+    plain = [FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()]
+    p = torch.sigmoid(torch.cat([classifier(features) for features in plain]))
+    expected = -(torch.log(1 - p[:7]).sum() + torch.log(p[7:]).sum()) / 16
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    factor = 0.6 * (2 / (1 + math.exp(-2.5)) - 1)  # of p = 1/4, eq. 14
+    for a, b in zip((first, second), plain, strict=True):
+        assert b.grad is not None
+        torch.testing.assert_close(a.grad, -factor * b.grad)
+    assert len(ours) == 4
+    for a, parameter in zip(ours, classifier.parameters(), strict=True):
+        torch.testing.assert_close(a, parameter.grad)
+    assert float(classifier.seen) == pytest.approx(0.25 + 7 / 70)
+
+
+def test_the_domain_classifier_has_no_part_in_the_answer(tmp_path: Path) -> None:
+    """It learns and is saved with the network; another run starts from the file as from any other."""
+    result = run(adapted("dann"), tmp_path / "first")
+    state = torch.load(tmp_path / "first" / "best.pt", weights_only=True)["model"]
+    assert result["params"]["trainable"] == result["params"]["total"]
+    assert 0 < float(state["domain_classifier.seen"]) <= 1
+    second = config("freeze=full")
+    second.model.weights = str(tmp_path / "first" / "best.pt")
+    assert all(name.startswith("domain_classifier") for name in run(second, tmp_path / "second")["weights"]["unexpected"])
+
+
 class Kitless:
     """What `recalibrate` asks of a kit."""
 
@@ -107,7 +143,7 @@ def _square() -> Any:
     return models.create(config().model, 10).preprocessing
 
 
-@pytest.mark.parametrize("name", ["adabn", "coral", "mmd"])
+@pytest.mark.parametrize("name", ["adabn", "coral", "mmd", "dann"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
     ours = adapted(name, "trainer.ema_decay=0.9", "transform=mixup")
     result = run(ours, tmp_path / "straight")

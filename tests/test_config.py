@@ -18,6 +18,7 @@ NEEDED = {  # what only the user can know, or what the default strategy does not
     ("model", "torchvision"): ["model.name=resnet18"],
     ("adapt", "adabn"): ["dataset.shots=5"],
     ("adapt", "coral"): ["dataset.shots=5", "freeze=full"],
+    ("adapt", "dann"): ["dataset.shots=5", "freeze=full"],
     ("adapt", "mmd"): ["dataset.shots=5", "freeze=full"],
     ("regularizer", "bss"): ["freeze=full"],
     ("regularizer", "delta"): ["freeze=full"],

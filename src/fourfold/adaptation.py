@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fourfold.config import AdaptConfig, ConfigError
 from fourfold.loop import Kit, autocast
@@ -17,10 +18,72 @@ Penalty = Callable[
     [Any, Tensor], Tensor
 ]  # (inputs as the network was given them, targets) -> a scalar, after each forward pass
 Draw = Callable[[int], Tensor]  # how many -> as many unlabelled images as the network is given them, drawn at random
+DOMAIN = "domain_classifier"  # where a network keeps it
+HIDDEN = 256  # width of its hidden layer
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in units of the mean squared distance
 
 
-def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit) -> Penalty | None:
+def add_domain_classifier(net: nn.Module, head: str) -> None:
+    """Give the network a `DomainClassifier` of what enters its head, which its own forward pass does not call.
+
+    It learns with the head, and is saved with the network. Changes `net` and draws torch's global generator, after the head.
+    """
+    layer = net.get_submodule(head)
+    net.add_module(DOMAIN, DomainClassifier(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels))  # type: ignore[arg-type]
+
+
+class DomainClassifier(nn.Module):
+    """Tells labelled (0) from unlabelled (1) features [N, D], and how much of the run it has seen."""
+
+    seen: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1)
+        self.register_buffer("seen", torch.zeros(()))  # share of the run's labelled images, 0 to 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, D] -> logits [N]"""
+        return self.out(functional.relu(self.hidden(features)))[:, 0]
+
+
+def dann(classifier: DomainClassifier, weight: float, images: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of features [N, D] and [M, D]: the classifier's mean cross-entropy, its gradient reversed for the features.
+
+    Domain-adversarial training (Ganin et al. 2016, arXiv 1505.07818, eq. 9, 14 and 18): the gradient is multiplied by -weight *
+    (2 / (1 + exp(-10 p)) - 1), p being the share of the run that is done.
+
+    Args:
+        classifier: Counts the labelled images.
+        weight: In the end.
+        images: Labelled images of the whole run.
+    """
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        factor = weight * (2 / (1 + torch.exp(-10 * classifier.seen)) - 1)  # a tensor, so that nothing waits for the device
+        classifier.seen += len(first) / images
+        both = torch.cat([first, second])
+        domains = torch.cat([first.new_zeros(len(first)), second.new_ones(len(second))])
+        return functional.binary_cross_entropy_with_logits(classifier(_Reversed.apply(both, factor)), domains)
+
+    return distance
+
+
+class _Reversed(torch.autograd.Function):
+    """The same values; gradients times -factor."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, factor: Tensor) -> Tensor:
+        ctx.factor = factor
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.factor * gradient, None
+
+
+def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit, images: int) -> Penalty | None:
     """The term of the loss that `config` asks for: each micro-batch against as many unlabelled images; None where it has none.
 
     The network runs once more for it, in train mode: batch statistics that move see both domains.
@@ -30,11 +93,16 @@ def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit)
         head: Name of its head; features are what enters it.
         draw: Draws from torch's global generator, so that a resumed run draws on.
         kit: Of the run.
+        images: Labelled images of the whole run, those of each epoch counted again.
     """
-    distances = {"coral": coral, "mmd": mmd}
-    if config.name not in distances:
+    if config.name in ("none", "adabn"):
         return None
-    distance = distances[config.name]
+    weighed: Callable[[Tensor, Tensor], Tensor]
+    if config.name == "dann":
+        weighed = dann(net.get_submodule(DOMAIN), config.weight, images)  # type: ignore[arg-type]
+    else:
+        distance = {"coral": coral, "mmd": mmd}[config.name]
+        weighed = lambda first, second: config.weight * distance(first, second)  # noqa: E731
     entering: list[Tensor] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
@@ -48,7 +116,7 @@ def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit)
         labelled = entering.pop()
         with autocast(kit):
             net(draw(len(targets)))
-        return config.weight * distance(labelled.float(), entering.pop().float())
+        return weighed(labelled.float(), entering.pop().float())
 
     return penalty
 

@@ -192,6 +192,8 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         pretrained = config.freeze_strategy.pretrained
         model = models.create(config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
         model = models.adapt(model, config.freeze_strategy)
+        if config.adapt.name == "dann":
+            adaptation.add_domain_classifier(model.net, model.heads[0])
     else:
         model = shared.model(config, outline.num_outputs, ranks.device)
     keep = config.cache.images
@@ -312,7 +314,7 @@ def _penalty(
 
     terms = [
         regularizers.create(config.regularizer, model, sample),
-        adaptation.create(config.adapt, model.net, model.heads[0], draw, kit),
+        adaptation.create(config.adapt, model.net, model.heads[0], draw, kit, config.trainer.epochs * train.images),
     ]
     wanted = [term for term in terms if term is not None]
     if len(wanted) < 2:

@@ -27,7 +27,7 @@ AUGMENTATIONS = ("none", "light", "standard", "randaugment", "trivialaugment")
 CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
 KEPT_IMAGES = ("auto", "off", "ram", "disk")
-ADAPTATIONS = ("none", "adabn", "coral", "mmd")
+ADAPTATIONS = ("none", "adabn", "coral", "mmd", "dann")
 REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation", "delta")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
@@ -159,7 +159,7 @@ class AdaptConfig:
     """What images without labels are used for. See docs/transfer_methods.md."""
 
     name: str  # one of ADAPTATIONS
-    weight: float  # of the term of the loss
+    weight: float  # of the term of the loss; dann: of the reversed gradient, in the end
     images: Optional[str]  # a folder of unlabelled image files; null: the training images that the dataset's size left out
 
 
