@@ -12,9 +12,11 @@ from PIL import Image
 from torch import nn
 
 from fourfold import adaptation, data, models
+from fourfold.compose import compose
 from fourfold.config import ConfigError
 from fourfold.data.sources import open_source
 from fourfold.run import run
+from fourfold.stock import Stock
 from fourfold.trial import Pruned
 from test_run import Ends, config, record, same
 
@@ -184,3 +186,10 @@ def test_a_folder_of_images_takes_the_place_of_what_was_left_out_and_goes_with_a
     assert run(both, tmp_path / "run")["images"]["unlabelled"] == 5
     with pytest.raises(ConfigError, match="is no folder"):
         run(adapted("coral", images=str(tmp_path / "nowhere")), tmp_path / "other")
+
+
+def test_a_backbone_that_gets_other_statistics_is_not_lent_to_other_runs() -> None:
+    head_only = ["freeze=classifier_only", "dataset.shots=5"]
+    assert Stock.serves(compose(head_only))
+    assert not Stock.serves(compose([*head_only, "adapt=adabn"]))
+    assert not Stock.serves(compose([*head_only, "freeze_strategy.norm_stats=stochastic"]))

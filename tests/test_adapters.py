@@ -46,7 +46,7 @@ def test_another_run_starts_from_the_merged_weights(tmp_path: Path) -> None:
     second.model.weights = str(tmp_path / "first" / "merged.pt")
     result = run(second, tmp_path / "second")
     assert result["weights"]["missing"] == ()
-    merged, there = (torch.load(tmp_path / name, weights_only=True)["model"] for name in ("first/merged.pt", "second/last.pt"))
+    merged, there = (torch.load(tmp_path / name, weights_only=True)["model"] for name in ("first/merged.pt", "second/best.pt"))
     assert merged.keys() == there.keys()
     assert all(torch.equal(merged[name], there[name]) for name in merged if not name.startswith("head."))
     second.model.weights = str(tmp_path / "first" / "best.pt")
