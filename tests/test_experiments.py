@@ -13,7 +13,7 @@ from fourfold.config import RunConfig
 from fourfold.files import read_json
 
 OPTIONS = groups.options((groups.conf_dir(),))
-QUADRANTS = sorted(set(OPTIONS["quadrant"]) - {"none"})
+QUADRANTS = sorted(set(OPTIONS["quadrant"]) - {"none", "auto"})
 EXPERIMENTS = sorted(OPTIONS["experiment"])
 EMBEDDED = [name for name in QUADRANTS if "/" not in name]
 STUDIES = [name for name in EXPERIMENTS if name.startswith("quadrants")]

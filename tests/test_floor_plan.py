@@ -18,6 +18,7 @@ CONF = ROOT / "conf"
 
 GROUND = {"config", "scores"}
 FACTS = {
+    "advice",
     "checks",
     "estimate",
     "files",
@@ -36,7 +37,7 @@ FACTS = {
     "trial",
 }
 PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
-DOOR = {"__main__", "cli", "compose", "explain", "info", "jobs", "multirun", "place", "plan", "prospects", "usage"}
+DOOR = {"__main__", "auto", "cli", "compose", "explain", "info", "jobs", "multirun", "place", "plan", "prospects", "usage"}
 FLOORS = (
     GROUND,
     FACTS,
@@ -44,7 +45,7 @@ FLOORS = (
     PARTS,
     {"adaptation", "drift", "features", "mistakes", "pace", "regularizers"},
     {"stock"},
-    {"assembly"},
+    {"assembly", "placement"},
     {"batched"},
     {"exact"},
     {"result"},
@@ -80,6 +81,7 @@ GROUPS = {
     "model",
     "optimizer",
     "paths",
+    "place",
     "quadrant",
     "regularizer",
     "scheduler",

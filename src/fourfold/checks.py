@@ -385,6 +385,11 @@ def _check_loss(config: RunConfig) -> None:
 
 def _check_search(config: RunConfig) -> None:
     search = config.search
+    if search.keep is not None and (search.keep < 1 or search.warm_start != "transferability"):
+        raise ConfigError(
+            f"search.keep={search.keep} keeps the first models and strategies in an order that search.warm_start="
+            "transferability measures: give both, and a whole number of 1 or more"
+        )
     if search.timeout is not None:
         seconds(search.timeout)
     if len(search.objectives) > 1 and search.pruner != "none":

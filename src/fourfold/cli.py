@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,17 +199,10 @@ def _info(asked: Invocation) -> None:
 
 
 def _place(asked: Invocation) -> None:
-    from fourfold.compose import compose, settled, start_of
-
     asked = asked.checked()
-    config = compose(asked.overrides, asked.config_dir)
     from fourfold import place
 
-    place.refuse(config)
-    start = start_of(config, asked.dirs)
-    if start is not None:
-        _finish_start(start, config, asked.dirs)
-    place.show(settled(config, asked.dirs))
+    place.show(asked.overrides, asked.dirs, asked.config_name)
 
 
 def _plan(asked: Invocation) -> None:
@@ -244,11 +238,33 @@ def _run(asked: Invocation) -> None:
         for override in asked.overrides:
             if override.lstrip("+").startswith("hydra.sweeper.storage="):
                 refuse_password(override.partition("=")[2].strip("'\""))
+        words, chosen = _chosen(asked)
         with hydra_ready(asked.dirs) as hydra:
-            overrides = [*asked.overrides, *searchpath(asked.overrides, asked.dirs), "hydra.mode=RUN"]
-            failure = hydra.run(asked.config_name, task, overrides).return_value
+            overrides = [*words, *searchpath(words, asked.dirs), "hydra.mode=RUN"]
+            failure = hydra.run(asked.config_name, partial(task, chosen=chosen), overrides).return_value
     if failure is not None:
         raise failure
+
+
+def _chosen(asked: Invocation) -> tuple[list[str], str | None]:
+    """The overrides with what `quadrant=auto` chooses in its place, and what is told of it."""
+    from fourfold import auto
+
+    words = [*asked.overrides]
+    if not auto.asked(words):
+        return words, None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "quadrant=auto measures in one process, not under torchrun: give what `fourfold place` suggests instead"
+        )
+    from fourfold.compose import composed, to_run_config
+    from fourfold.place import placed
+
+    config = to_run_config(composed(words, asked.dirs, asked.config_name))
+    placement = placed(config, asked.dirs)
+    choice = auto.choose(placement)
+    words = auto.written(words, choice, config.optimizer.lr)
+    return words, auto.told(placement, choice, words)
 
 
 def _sweep(asked: Invocation) -> None:
@@ -306,12 +322,15 @@ def _finish(folders: Sequence[Path]) -> None:
                 print(hint.read_text(encoding="utf-8").strip())
 
 
-def task(cfg: "DictConfig", trial: Trial | None = None, **company: Any) -> ConfigError | RunFailed | None:
+def task(
+    cfg: "DictConfig", trial: Trial | None = None, chosen: str | None = None, **company: Any
+) -> ConfigError | RunFailed | None:
     """One run of Hydra's, in whatever process the launcher has chosen.
 
     Args:
         cfg: The job's configuration.
         trial: The search that asks for this run, if any.
+        chosen: What `quadrant=auto` chose for it, if it did: a line of its log.
         company: What `run` is told of other runs of this process: `drive` and `shared`.
 
     Returns:
@@ -324,6 +343,8 @@ def task(cfg: "DictConfig", trial: Trial | None = None, **company: Any) -> Confi
 
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
+    if chosen:
+        log.info(chosen)
     alone = job.mode == RunMode.RUN
     if alone and job.sweeper.get("params"):
         _say(f"this is one run: add -m to run every value of {', '.join(job.sweeper.params)}", 0)
@@ -388,16 +409,18 @@ def execute(
     """
     from fourfold.compose import settled, start_of
 
+    if config.quadrant.name == "auto":
+        raise ConfigError("quadrant=auto is measured where it is typed: give it on the command line, or among what is swept")
     start = start_of(config, dirs)
     if start is not None:
-        _finish_start(start, config, dirs)
+        finish_start(start, config, dirs)
     config = settled(config, dirs)
     from fourfold.run import run
 
     return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial, **company)
 
 
-def _finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:
+def finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:
     """Make the weights that `config` starts from, unless they are there; but first see that `config` can run at all."""
     if (start.folder / "result.json").exists():
         return

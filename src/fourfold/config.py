@@ -278,6 +278,21 @@ class QuadrantConfig:
 
 
 @dataclass
+class PlaceConfig:
+    """Where the levels of similarity and size begin, and what is looked at to tell. See docs/place.md."""
+
+    name: str
+    similar: float  # lift from which a target is similar
+    different: float  # lift below which it is different; between the two it is in the middle
+    small: int  # images per class up to which a target is small
+    large: int  # images per class from which it is large; between the two it is both
+    rates: dict[str, list[float]]  # similarity -> least and most of optimizer.lr, in multiples of the optimizer's usual one
+    images: int  # training images that are looked at
+    images_per_class: int  # more of them where there are so many classes
+    initialisations: int  # random networks that the pretrained one is compared with
+
+
+@dataclass
 class SearchConfig:
     """How a multirun chooses the values that it tries. See docs/search.md."""
 
@@ -292,7 +307,8 @@ class SearchConfig:
     max_failure_rate: float  # share of failed runs above which the multirun ends with an error
     max_retries: int  # how often in a row, without another epoch done, a run whose process died is run again
     enqueue: list[dict[str, Any]]  # points that each cell tries after the textbook's
-    warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then
+    warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then; or transferability
+    keep: Optional[int]  # with warm_start=transferability: models and strategies that run on each target, the best of them
     preflight: str  # one of PREFLIGHTS: what cannot run, found before the first run, is told, or stops the multirun
 
 
@@ -326,6 +342,7 @@ class RunConfig:
     trainer: TrainerConfig
     logger: LoggerConfig
     quadrant: QuadrantConfig
+    place: PlaceConfig
     search: SearchConfig
     debug: DebugConfig
     paths: PathsConfig

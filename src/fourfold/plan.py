@@ -120,11 +120,13 @@ def _never(cfg: Any) -> None:
 
 def _outlook(sweeper: "FourfoldSweeper") -> tuple[Outlook, Mapping[str, Estimate | str]]:
     """Reads the study and tries what is left of it; also what came of each set-up that was tried."""
-    from hydra_plugins.fourfold_sweeper._engine import _cells, asked
+    from hydra_plugins.fourfold_sweeper._engine import _cells, _ordered, asked
     from hydra_plugins.fourfold_sweeper._preflight import compose
 
     arguments = asked(sweeper, [*sweeper.config.hydra.overrides.task])
-    cells = _cells(sweeper, arguments)
+    cells = _cells(sweeper, arguments, measuring=False)
+    order = _ordered(sweeper, cells, measuring=False)
+    cells = [*order.cells] if order is not None else cells
     every = prospects(cells, compose(sweeper))
     config = next(each.config for each in every if each.cell)
     workers = sweeper.workers if sweeper.workers > 0 else os.cpu_count() or 1

@@ -18,6 +18,7 @@ SMALL = {
     "glyph_digits": {"seed": 0, "train": 4, "test": 3},
     "digits": {"seed": 0, "train": 20},
     "textures": {"seed": 0, "train": 4, "test": 3},
+    "dialled": {"seed": 0, "train": 4, "test": 3, "distance": 0.4, "towards": "clutter"},
 }
 SPLITS = ("train", "val", "test")
 
@@ -137,3 +138,40 @@ def test_colour_does_not_tell_a_texture():
 def test_what_does_not_fit_is_refused_in_one_sentence(name, kwargs, words):
     with pytest.raises(ConfigError, match=words):
         generated.load(name, kwargs)
+
+
+def dialled(towards, distance):
+    return generated.load("dialled", {"seed": 0, "train": 6, "test": 3, "distance": distance, "towards": towards})["train"]
+
+
+@pytest.mark.parametrize("towards", ["textures", "clutter"])
+def test_a_dial_begins_at_the_digits_and_leaves_them_steadily(towards):
+    near, labels = generated.load("glyph_digits", {"seed": 0, "train": 6, "test": 3})["train"]
+    images, same = dialled(towards, 0.0)
+    assert torch.equal(images, near)
+    assert torch.equal(same, labels)
+    away = [(dialled(towards, d)[0].float() - near.float()).abs().mean().item() for d in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert away == sorted(away)
+    assert away[0] < away[1]
+
+
+def test_at_its_end_one_dial_has_no_digit_left_and_the_other_still_has():
+    """Ink is where the digit itself is bright."""
+    near = dialled("textures", 0.0)[0].float()
+    ink, paper = near[:, 0] > 200, near[:, 0] < 60
+
+    def contrast(images):
+        images = images.float().mean(dim=1)
+        return (images[ink].mean() - images[paper].mean()).item()
+
+    assert abs(contrast(dialled("textures", 1.0)[0])) < 20
+    assert contrast(dialled("clutter", 1.0)[0]) > 60
+
+
+@pytest.mark.parametrize(
+    ("towards", "distance", "words"), [("texture", 0.5, "did you mean textures?"), ("clutter", 1.5, "0 (glyph_digits) to 1")]
+)
+def test_a_dial_that_is_none_is_refused_in_one_sentence(towards, distance, words):
+    with pytest.raises(ConfigError) as refused:
+        dialled(towards, distance)
+    assert words in str(refused.value)

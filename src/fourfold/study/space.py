@@ -124,6 +124,17 @@ def holds(space: Mapping[str, "BaseDistribution"], key: str, override: str) -> b
         return False
 
 
+def narrowed(space: Mapping[str, "BaseDistribution"], key: str, low: float, high: float) -> dict[str, "BaseDistribution"]:
+    """The space with a range of numbers cut to what `low` to `high` has in common with it; left alone where that is nothing."""
+    from optuna.distributions import FloatDistribution
+
+    there = space.get(key)
+    if not isinstance(there, FloatDistribution) or there.step is not None:
+        return dict(space)
+    least, most = max(low, there.low), min(high, there.high)
+    return {**space, key: FloatDistribution(least, most, log=there.log)} if least < most else dict(space)
+
+
 def corners(cell: Cell) -> Iterator[tuple[str, ...]]:
     """Overrides of the middle of a cell's space (or its first point), then with the ends and choices of each key in turn."""
     texts = {key: to_overrides({key: value})[0] for key, value in _middle(cell.space).items()}

@@ -29,6 +29,7 @@ from fourfold.study.objectives import directions, names
 from fourfold.study.samplers import pruner, sampler
 from fourfold.study.space import Cell, grid, read
 from fourfold.study.storage import open_storage
+from hydra_plugins.fourfold_sweeper._placing import BY_TRANSFERABILITY, Order, chosen, ordered, placing, saving
 from hydra_plugins.fourfold_sweeper._preflight import preflight
 from hydra_plugins.fourfold_sweeper._task import TRIAL
 from hydra_plugins.fourfold_sweeper._together import Together
@@ -53,6 +54,8 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "multirun.yaml", OmegaConf.to_yaml(sweeper.config))
     cells = _cells(sweeper, asked(sweeper, arguments))
+    order = _ordered(sweeper, cells)
+    cells = [*order.cells] if order is not None else cells
     config = _config(sweeper, cells[0])
     deadline = _deadline(config)
     if WORKER not in os.environ and config.search.preflight != "off":
@@ -70,6 +73,9 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     if searched and config.search.repeats and ledger.is_done():
         again = [_repeats(ledger, cell, config.search.repeats) for cell in searched]
         _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
+    if order is not None and WORKER not in os.environ:
+        text = saving(order, ledger.view(), 1 if directions(config)[0] == "maximize" else -1)
+        log.info(text or "search.warm_start=transferability: no run has ended with a value")
 
 
 def asked(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Override]:
@@ -78,7 +84,15 @@ def asked(sweeper: "FourfoldSweeper", arguments: list[str]) -> list[Override]:
     return OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(texts)
 
 
-def _cells(sweeper: "FourfoldSweeper", overrides: list[Override]) -> list[Cell]:
+def _ordered(sweeper: "FourfoldSweeper", cells: list[Cell], *, measuring: bool = True) -> Order | None:
+    """The cells as `search.warm_start=transferability` puts them; None where they stay as they are."""
+    search = sweeper.config.search
+    if search.warm_start != BY_TRANSFERABILITY:
+        return None
+    return ordered(cells, placing(sweeper, Path(sweeper.config.hydra.sweep.dir), measuring=measuring), search.keep)
+
+
+def _cells(sweeper: "FourfoldSweeper", overrides: list[Override], *, measuring: bool = True) -> list[Cell]:
     search = sweeper.config.search
     enqueue = OmegaConf.to_container(search.enqueue)
     assert isinstance(enqueue, list)
@@ -89,6 +103,7 @@ def _cells(sweeper: "FourfoldSweeper", overrides: list[Override]) -> list[Cell]:
         enqueue=enqueue,
         chosen=dict(sweeper.config.hydra.runtime.choices),
     )
+    cells = chosen(cells, placing(sweeper, Path(sweeper.config.hydra.sweep.dir), measuring=measuring))
     return [_with_baselines(sweeper, cell) if cell.space else cell for cell in cells]
 
 
@@ -97,7 +112,8 @@ def _with_baselines(sweeper: "FourfoldSweeper", cell: Cell) -> Cell:
     config = _config(sweeper, cell)
     if config.search.sampler in ("grid", "brute_force"):  # these two try every value once, these among them
         return replace(cell, budget=min(cell.budget, math.prod(map(len, (grid(cell.space) or {}).values()))))
-    warm = older(Path(config.search.warm_start), config, cell.space) if config.search.warm_start else []
+    study = config.search.warm_start
+    warm = older(Path(study), config, cell.space) if study and study != BY_TRANSFERABILITY else []
     return replace(cell, points=first(textbook(config, cell.space), *cell.points, *warm)[: cell.budget])
 
 
@@ -126,7 +142,8 @@ def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> L
         config.search.max_retries,
         metrics=names(config),
         retry_failed=WORKER not in os.environ,  # once for each time that the command is typed
-        begin_at=float(os.environ.get(WORKER, 0)),
+        # in an order that was measured, all begin with the best
+        begin_at=0.0 if config.search.warm_start == BY_TRANSFERABILITY else float(os.environ.get(WORKER, 0)),
     )
 
 

@@ -2,6 +2,7 @@
 
 `glyphs` is the source that a backbone is pretrained on (75 letters); `glyph_digits` (near: the same fonts, unseen characters),
 `digits` (middle: handwritten) and `textures` (far) are the targets. docs/embedded_study.md says what they can and cannot show.
+`dialled` lies anywhere between the near and the far one, for whoever wants to hold a measure of similarity against a dial.
 """
 
 import functools
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fourfold.config import ConfigError, nearest
-from fourfold.data.generated import glyphs, handwritten, textures
+from fourfold.data.generated import dialled, glyphs, handwritten, textures
 
 Split = tuple[Tensor, Tensor]  # images uint8 [N, 3, 32, 32], labels int64 [N]
 
@@ -23,8 +24,8 @@ def load(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Make the images of an embedded domain: the same arguments give the same images, whatever ran before.
 
     Args:
-        name: `glyphs`, `glyph_digits`, `digits` or `textures`.
-        kwargs: `seed` and the number of images per class of each split, as in `conf/dataset/<name>.yaml`.
+        name: one of `DOMAINS`.
+        kwargs: `seed`, the number of images per class of each split and what else is in `conf/dataset/<name>.yaml`.
 
     Returns:
         `train`, `test` and, for `glyphs`, `val`: (images uint8 [N, 3, 32, 32], labels int64 [N]); `classes`: their names. The
@@ -44,7 +45,7 @@ def load(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _load(name: str, kwargs: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+def _load(name: str, kwargs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return DOMAINS[name](**dict(kwargs))
 
 
@@ -77,9 +78,17 @@ def _textures(seed: int, train: int, test: int) -> dict[str, Any]:
     return {**splits, "classes": tuple(textures.TEXTURES)}
 
 
+def _dialled(seed: int, train: int, test: int, distance: float, towards: str) -> dict[str, Any]:
+    # the words of glyph_digits: at every distance the same digits, so that two distances differ in nothing else
+    sizes = {"train": train, "test": test}
+    splits = {split: dialled.draw(towards, distance, n, _generator("glyph_digits", split, seed)) for split, n in sizes.items()}
+    return {**splits, "classes": glyphs.DIGITS}
+
+
 DOMAINS: dict[str, Callable[..., dict[str, Any]]] = {
     "glyphs": _glyphs,
     "glyph_digits": _glyph_digits,
     "digits": _digits,
     "textures": _textures,
+    "dialled": _dialled,
 }
