@@ -93,8 +93,8 @@ def _case(target: str, size: str, runs: Sequence[Result], paths: str) -> Case:
         of = [run for run in here if run.strategy == strategy]
         rates = sorted({run.optimizer["lr"] for run in of})
         at = {lr: [run for run in of if run.optimizer["lr"] == lr] for lr in rates}
-        rate[strategy] = max(rates, key=lambda lr: mean(run.val["val/acc"] for run in at[lr]))
-        accuracy[strategy] = mean(run.test["test/acc"] for run in at[rate[strategy]])
+        rate[strategy] = max(rates, key=lambda lr: mean(run.val["acc"] for run in at[lr]))
+        accuracy[strategy] = mean(run.test["acc"] for run in at[rate[strategy]])
     words = [f"dataset={name}", f"dataset.shots={SIZES[size]}", "logger=none", "trainer.device=cpu", "trainer.threads=1", paths]
     words += [f"dataset.kwargs.towards={towards}", f"dataset.kwargs.distance={distance}"] if towards else []
     found = [placed(compose([*words, f"seed={seed}"])) for seed in SEEDS]

@@ -16,6 +16,7 @@ OPTIONS = groups.options((groups.conf_dir(),))
 QUADRANTS = sorted(set(OPTIONS["quadrant"]) - {"none", "auto"})
 EXPERIMENTS = sorted(OPTIONS["experiment"])
 EMBEDDED = [name for name in QUADRANTS if "/" not in name]
+REPRODUCE = [name for name in EXPERIMENTS if name.startswith("reproduce/")]
 STUDIES = [name for name in EXPERIMENTS if name.startswith("quadrants")]
 TEXTBOOK = {
     ("similar", "small"): "classifier_only",
@@ -87,8 +88,9 @@ def test_the_command_line_wins_over_a_quadrant(quadrant):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_opens_with_its_command(experiment):
     text = OPTIONS["experiment"][experiment].read_text(encoding="utf-8")
-    sweep = "-m " if experiment in STUDIES else ""
-    assert f"# fourfold {sweep}experiment={experiment}" in text
+    sweep = "-m " if "    params:" in text else ""
+    command = f"verify {experiment} --run" if experiment in REPRODUCE else f"{sweep}experiment={experiment}"
+    assert f"# fourfold {command}" in text
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -133,7 +135,7 @@ def test_an_imagenet_quadrant_runs_on_a_stand_in(quadrant, outputs):
     assert result["status"] == "finished"
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in REPRODUCE])  # see test_verify.py
 def test_an_experiment_runs_two_batches(experiment, outputs):
     stand_in = OFFLINE if experiment == "quadrants_imagenet" else []
     _, result = smoke(outputs, f"experiment={experiment}", *stand_in)

@@ -37,7 +37,23 @@ FACTS = {
     "trial",
 }
 PARTS = {"checkpoint", "data", "freeze", "loop", "memory", "models", "optim", "profiler", "tracking"}
-DOOR = {"__main__", "auto", "cli", "compose", "explain", "info", "jobs", "multirun", "place", "plan", "prospects", "usage"}
+DOOR = {
+    "__main__",
+    "auto",
+    "cli",
+    "compose",
+    "explain",
+    "info",
+    "jobs",
+    "multirun",
+    "place",
+    "plan",
+    "prospects",
+    "resemblance",
+    "stand_in",
+    "usage",
+    "verify",
+}
 FLOORS = (
     GROUND,
     FACTS,

@@ -86,6 +86,8 @@ def _dispatch(args: Sequence[str]) -> None:
         _info(replace(asked, flags=asked.flags[1:]))
     elif args and args[0] == "place":
         _place(replace(asked, flags=asked.flags[1:]))
+    elif args and args[0] == "verify":
+        _verify(args[1:])
     elif args and args[0] == "plan":
         _plan(replace(asked, flags=asked.flags[1:]))
     elif any(flag.startswith("-") for flag in asked.flags):
@@ -203,6 +205,33 @@ def _place(asked: Invocation) -> None:
     from fourfold import place
 
     place.show(asked.overrides, asked.dirs, asked.config_name)
+
+
+def _verify(args: Sequence[str]) -> None:
+    """`fourfold verify reproduce/NAME [--run|--offline] OVERRIDES`."""
+    how = {"--run", "--offline"} & {*args}
+    asked = Invocation.of([word for word in args if word not in how])
+    names = [word for word in asked.flags if not word.startswith("-")]
+    if len(names) != 1 or len(how) > 1:
+        raise ConfigError(
+            f"`fourfold verify {' '.join(args)}` names no published table: give one experiment, such as reproduce/kornblith12, "
+            "and --run or --offline where wanted"
+        )
+    asked = replace(asked, flags=tuple(word for word in asked.flags if word not in names)).checked()
+    from fourfold import verify
+
+    (name,) = names
+    if how == {"--offline"}:
+        from fourfold import stand_in
+
+        for table, outcome in stand_in.tried(name, asked.overrides, asked.dirs):
+            print(f"{table}: {outcome}")
+        print("It runs, on generated images and random weights: nothing was compared with what is published.")
+        return
+    if how == {"--run"} and not verify.measure_all(name, asked.overrides, asked.dirs):
+        _sweep(replace(asked, overrides=(f"experiment={name}", *asked.overrides), multirun=True))
+    if not verify.show(*verify.checks(name, asked.overrides, asked.dirs)):
+        raise RunFailed(f"{name} came out otherwise than published: the table above says where")
 
 
 def _plan(asked: Invocation) -> None:

@@ -293,6 +293,14 @@ class PlaceConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """Published figures that the runs of an experiment are held against. They change no computation. See docs/reproduce.md."""
+
+    source: Optional[str]  # where they are published
+    tables: list[dict[str, Any]]  # name, measure, axes, values; given, over, below, above, order
+
+
+@dataclass
 class SearchConfig:
     """How a multirun chooses the values that it tries. See docs/search.md."""
 
@@ -343,6 +351,7 @@ class RunConfig:
     logger: LoggerConfig
     quadrant: QuadrantConfig
     place: PlaceConfig
+    reproduce: ReproduceConfig
     search: SearchConfig
     debug: DebugConfig
     paths: PathsConfig

@@ -90,6 +90,7 @@ RECIPES: dict[str, Recipe] = {
     "oxford_pets": Recipe("OxfordIIITPet", "oxford-iiit-pet", _HIDDEN, train={"split": "trainval"}, test=_TEST),
     "dtd": Recipe("DTD", "dtd", _HIDDEN, train=_TRAIN, val=_VAL, test=_TEST),
     "fgvc_aircraft": Recipe("FGVCAircraft", "fgvc-aircraft-2013b", _HIDDEN, train=_TRAIN, val=_VAL, test=_TEST),
+    "fgvc_aircraft_trainval": Recipe("FGVCAircraft", "fgvc-aircraft-2013b", _HIDDEN, train={"split": "trainval"}, test=_TEST),
     "food101": Recipe("Food101", "food-101", _HIDDEN, train=_TRAIN, test=_TEST),
     "eurosat": Recipe("EuroSAT", "eurosat", _TARGETS),
     "caltech101": Recipe("Caltech101", "caltech101", attrgetter("y"), attrgetter("categories")),
