@@ -10,6 +10,7 @@
 #   make bench-sweep       what a sweep costs beside its runs, per trial
 #   make bench-heads       what a sweep of heads on one frozen backbone costs, beside the least that it could: ten minutes
 #   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
+#   make test-slow         place the embedded targets with their pretrained backbone: some minutes
 #   make test-exhaustive   cut every builder of torchvision and one model of each family of timm
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
@@ -19,7 +20,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-heads bench-pruning clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-heads bench-pruning clean test-slow
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -34,6 +35,9 @@ test: $(VENV)/.test
 
 test-exhaustive: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m exhaustive
+
+test-slow: $(VENV)/.test
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # Beside the environment, whose Hydra stays as it is.
 HYDRA_NEXT := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3

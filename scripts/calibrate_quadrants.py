@@ -24,6 +24,7 @@ from fourfold.advice import EVIDENCE
 from fourfold.compose import compose
 from fourfold.files import write_json
 from fourfold.place import placed
+from fourfold.study.metric import POINT
 from fourfold.study.results import Result, collect
 
 EXPERIMENT = "calibrate_quadrants"
@@ -34,7 +35,7 @@ SIZES = {"small": 5, "large": 100}  # images per class
 SEEDS = (0, 1)
 STRATEGIES = ("classifier_only", "last_blocks", "full")
 MEASURES = ("lift", "logme_gain", "logme", "probe", "shift")
-STEP = 0.05  # to which a threshold is rounded
+HALF = 10**0.25  # half a step between the rates 1e-3, 3e-3 and 1e-2
 GRID = np.round(np.arange(0.0, 1.0 + 1e-9, 0.01), 2)
 
 
@@ -49,8 +50,9 @@ class Case:
     rate: Mapping[str, float]  # strategy -> that rate
 
     def regret(self, strategy: str) -> float:
-        """Points (0 to 1) that a strategy is behind the best one."""
-        return max(self.accuracy.values()) - self.accuracy[strategy]
+        """How far (0 to 1) a strategy is behind the best one; less than a point is a tie."""
+        behind = max(self.accuracy.values()) - self.accuracy[strategy]
+        return behind if behind >= POINT else 0.0
 
 
 def main() -> None:
@@ -148,7 +150,9 @@ def regrets(case: Case, near: float, far: float) -> list[float]:
 
 
 def thresholds(cases: Sequence[Case]) -> tuple[tuple[float, float], tuple[tuple[float, float], tuple[float, float]]]:
-    """The pair that costs least on average, in the middle of those that cost the same, rounded; and how far those reach.
+    """The pair that costs least on average, in the middle of those that cost the same; and how far those reach.
+
+    The second stays where it is shipped if that costs no more: where the advice is the same on both sides of it, it is a name.
 
     Returns:
         (similar from, different below), ((least, most) of the first, (least, most) of the second).
@@ -158,11 +162,12 @@ def thresholds(cases: Sequence[Case]) -> tuple[tuple[float, float], tuple[tuple[
     }
     least = min(cost.values())
     good = np.array([pair for pair, value in cost.items() if value <= least + 1e-9])
-    middle = (good.min(axis=0) + good.max(axis=0)) / 2
-    near, far = good[np.abs(good - middle).sum(axis=1).argmin()]
-    rounded = (round(round(near / STEP) * STEP, 2), round(round(far / STEP) * STEP, 2))
+    shipped = compose([]).place.different
+    kept = good[np.isclose(good[:, 1], shipped)] if np.isclose(good[:, 1], shipped).any() else good
+    middle = (kept.min(axis=0) + kept.max(axis=0)) / 2
+    near, far = kept[np.abs(kept - middle).sum(axis=1).argmin()]
     (near_low, far_low), (near_high, far_high) = good.min(axis=0), good.max(axis=0)
-    return rounded, ((near_low, near_high), (far_low, far_high))
+    return (float(near), float(far)), ((near_low, near_high), (far_low, far_high))
 
 
 def left_out(cases: Sequence[Case]) -> list[float]:
@@ -175,7 +180,8 @@ def left_out(cases: Sequence[Case]) -> list[float]:
 
 
 def _rates(cases: Sequence[Case], level: str, near: float, far: float) -> list[float]:
-    """Least and most of the rates that validation chose for the suggested strategy, over the usual rate."""
+    """Least and most of the rates that validation chose for the suggested strategy, and half a step of the grid beyond, over
+    the usual rate."""
     usual = compose([f"experiment={EXPERIMENT}"]).optimizer.name, compose(["optimizer=adamw"]).optimizer.lr
     assert usual[0] == "adamw"
     chosen = [
@@ -183,7 +189,7 @@ def _rates(cases: Sequence[Case], level: str, near: float, far: float) -> list[f
         for case in cases
         if ("similar" if (lift := mean(case.measured["lift"])) >= near else "middle" if lift >= far else "different") == level
     ]
-    return [round(min(chosen), 3), round(max(chosen), 3)]
+    return [round(min(chosen) / HALF, 2), round(max(chosen) * HALF, 2)]
 
 
 def _write(near: float, far: float, rates: Mapping[str, list[float]]) -> None:

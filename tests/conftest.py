@@ -54,8 +54,8 @@ def _one_thread() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes many minutes runs only when it is asked for."""
-    for mark in ("kills", "exhaustive"):
+    for mark in ("kills", "exhaustive", "slow"):
         if mark not in config.getoption("markexpr"):
             for item in items:
                 if item.get_closest_marker(mark):
-                    item.add_marker(pytest.mark.skip(reason=f"takes many minutes: make test-{mark}, or pytest -m {mark}"))
+                    item.add_marker(pytest.mark.skip(reason=f"takes minutes: make test-{mark}, or pytest -m {mark}"))

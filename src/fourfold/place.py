@@ -15,8 +15,9 @@ from fourfold.prospects import varying
 
 STRATEGIES = ("classifier_only", "last_blocks", "full")  # whose learning parameters are counted
 LIMITS = (
-    "The lift's thresholds ({similar:g} and {different:g}) were set on fourteen toy targets at 32 x 32 pixels and with one "
-    "small network, and tested on no photograph; {small} and {large} images per class are a convention. A low lift says that "
+    "The lift from which a target is similar ({similar:g}) was set on fourteen toy targets at 32 x 32 pixels with one small "
+    "network, and tested on no photograph; that below which it is different ({different:g}) and {small} and {large} images per "
+    "class are conventions. A low lift says that "
     "frozen features do not help, not that pretraining does not: "
     "nothing here speaks for training from scratch. It orders what to try; "
     "`fourfold -m freeze=classifier_only,last_blocks,full` decides."
