@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import secrets
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,7 @@ class WandbRun(Tracker):
         self._stop = Event()
         self._watched: nn.Module | None = None
         self._hooks: dict[str, RemovableHandle] = {}
+        self._dropped: Any = None  # a weakref.finalize that ends the run of a tracker that nobody closes
         self._warned = False
         self._hint: str | None = None
 
@@ -104,6 +106,7 @@ class WandbRun(Tracker):
                 stop_fn=self._stop.set,  # the default interrupts the main thread, which ends a whole sweep
             ),
         )
+        self._dropped = weakref.finalize(self, _finish, run)
         run.define_metric("epoch", hidden=True)
         run.define_metric("*", step_metric="epoch")
         return run
@@ -118,6 +121,8 @@ class WandbRun(Tracker):
             hook.remove()
         if self._run is None:
             return
+        if self._dropped is not None:
+            self._dropped.detach()
         end = status(error)
         self._mark(end, error)
         try:
@@ -215,6 +220,11 @@ class WandbRun(Tracker):
             message = "W&B failed while %s (%s): the run goes on, and its own folder has the whole record"
             log.warning(message, doing, _first_line(error))
         self._warned = True
+
+
+def _finish(run: wandb.Run) -> None:
+    with suppress(Exception):
+        run.finish(exit_code=1)
 
 
 def reachable_mode(wanted: str) -> Mode:
