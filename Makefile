@@ -7,6 +7,11 @@
 #   make test-slurm        a study on a Slurm of one node
 #   make test-ray          a study on a local Ray
 #   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
+#   make bench             bench-loop, -peers, -scaling, -sweep and -heads: an hour or more
+#   make bench-loop        full fine-tuning against bare loops
+#   make bench-peers       Fourfold beside Lightning, Hugging Face Trainer, fastai and Keras (installed into .venv/peers)
+#   make bench-scaling     cost and memory for 100 to 10,000 images, and 1 to 64 runs
+#   make bench-gpu         images per second on a GPU; skipped where there is none
 #   make bench-sweep       what a sweep costs beside its runs, per trial
 #   make bench-heads       what a sweep of heads on one frozen backbone costs, beside the least that it could: ten minutes
 #   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
@@ -20,7 +25,8 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive bench-sweep bench-heads bench-pruning clean test-slow
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive test-slow clean
+.PHONY: bench bench-loop bench-peers bench-scaling bench-gpu bench-sweep bench-heads bench-pruning
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -73,6 +79,22 @@ test-ray: $(VENV)/.test
 	@grep -vE '^(cloudpickle|joblib|python-dateutil)==' constraints.txt > $(RAY)/constraints.txt
 	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt -e '.[ray]'
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RAY)/bin/python -m pytest -m ray
+
+bench: bench-loop bench-peers bench-scaling bench-sweep bench-heads
+
+bench-loop: $(VENV)/.study
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/full_finetuning.py
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/full_finetuning.py --accuracy
+
+bench-peers: $(VENV)/.study
+	@$(BIN)/python scripts/bench/peers.py full classifier_only sweep
+	@$(BIN)/python scripts/bench/peers.py last_blocks --images 100
+
+bench-scaling: $(VENV)/.study
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/scaling.py
+
+bench-gpu: $(VENV)/.study
+	@$(BIN)/python scripts/bench/gpu.py
 
 bench-sweep: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python scripts/bench/sweep_overhead.py

@@ -1,0 +1,75 @@
+"""How cost and memory grow: with the images of one run, and with the runs of a sweep. Each row is a process of its own.
+
+The backbone of the embedded study on 32 px noise, fine-tuned whole (images) or by its head alone (runs), on one thread. CPU
+seconds of the process, imports included, and its largest resident memory. Cost per image is of an image in an epoch, between
+this row and the one before, so that what is paid once falls out; so is the cost per run.
+
+    python scripts/bench/scaling.py [--images 100 1000 10000] [--runs 1 8 64]
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+EPOCHS = 2
+COMMON = (
+    "dataset=fake", "dataset.kwargs.image_size=32", "dataset.val_size=50", "model=micro_resnet", "trainer.device=cpu",
+    "trainer.threads=1", "trainer.progress=false", f"trainer.epochs={EPOCHS}", "logger=none",
+)  # fmt: skip
+
+
+def measured(*words: str) -> tuple[float, float]:
+    """CPU seconds and megabytes of `fourfold`, with its children."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = (f"paths.outputs={folder}/out", f"paths.cache={folder}/cache")
+        command = [sys.executable, "-m", "fourfold", *COMMON, *words, *paths]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def table(title: str, unit: str, counts: Sequence[int], rows: Sequence[tuple[float, float]], each: float) -> None:
+    print(f"\n{title:>10} {'CPU s':>8} {'MB':>6}   CPU ms per {unit}")
+    last = None
+    for count, (seconds, megabytes) in zip(counts, rows, strict=True):
+        growth = "" if last is None else f"{1000 * (seconds - last[1]) / (count - last[0]) / each:10.2f}"
+        print(f"{count:10} {seconds:8.1f} {megabytes:6.0f}   {growth}", flush=True)
+        last = (count, seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 8, 64])
+    asked = parser.parse_args()
+    for counts in (asked.images, asked.runs):
+        if any(more <= fewer for fewer, more in pairwise(counts)):
+            parser.error("counts have to rise")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    images = [measured(f"dataset.kwargs.size={count + 50}", "freeze=from_scratch") for count in asked.images]
+    table("images", "image and epoch", asked.images, images, EPOCHS)
+    with tempfile.TemporaryDirectory() as folder:
+        frozen = ("-m", "freeze=classifier_only", f"model.weights={start(Path(folder))}")
+        runs = [measured(*frozen, f"seed=range({count})") for count in asked.runs]
+    table("runs", "run", asked.runs, runs, 1)
+
+
+def start(folder: Path) -> Path:
+    """Weights of the backbone: what is frozen may not be random."""
+    words = ("freeze=from_scratch", "trainer.epochs=1", f"paths.outputs={folder}", f"paths.cache={folder}/cache")
+    subprocess.run([sys.executable, "-m", "fourfold", *COMMON, *words], stdout=subprocess.DEVNULL, check=True)
+    return next(folder.rglob("best.pt"))
+
+
+if __name__ == "__main__":
+    main()
