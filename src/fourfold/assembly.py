@@ -169,6 +169,8 @@ class Parts:
         images = _in_order(opened, self.config, self.ranks)
         if self.stored is None:
             return self.net, images, images
+        if self.compiled is not None:
+            self.compiled.use(False)
         rows = features.of_test(self.stored, self.config, self.model, self.splits, opened, self.kit, self.fingerprint)
         if rows is None:
             return self.net, images, images
