@@ -28,7 +28,14 @@ class Runs(list[tuple[RunConfig, Path]]):
     fail_on: Callable[[RunConfig], BaseException | None] = staticmethod(lambda config: None)
 
     def run(
-        self, config: RunConfig, folder: Path, overrides: tuple[str, ...] = (), *, run_id: str, trial: object = None
+        self,
+        config: RunConfig,
+        folder: Path,
+        overrides: tuple[str, ...] = (),
+        *,
+        run_id: str,
+        trial: object = None,
+        **company: object,
     ) -> dict[str, Any]:
         self.append((config, folder))
         error = self.fail_on(config)

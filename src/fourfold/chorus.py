@@ -4,21 +4,23 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourfold.batched import Trained, kind, train_one_epoch
-from fourfold.run import Due, Story
 from fourfold.seeding import rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from fourfold.run import Due, Story
 
 
 @dataclass
 class _Voice:
     """One story, with what belongs to it of the state of the process: where it logs, and its random numbers."""
 
-    story: Story
+    story: "Story"
     handlers: list[logging.Handler]
     random: dict[str, Any]
-    due: Due | None = None
+    due: "Due | None" = None
     result: dict[str, Any] | None = None
     error: BaseException | None = None
 
@@ -59,7 +61,7 @@ class Chorus:
         while self.calls:
             self.calls.popleft()()
 
-    def __call__(self, story: Story) -> dict[str, Any]:
+    def __call__(self, story: "Story") -> dict[str, Any]:
         """As `run.alone`, for a story among others."""
         mine = _Voice(story, logging.root.handlers[:], rng_state())
         self.voices.append(mine)
