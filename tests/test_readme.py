@@ -102,9 +102,11 @@ def test_command_runs_in_a_short_form(command: str, tmp_path: Path) -> None:
     if words[0] == "info":
         run(*words)
     elif words[0] in ("report", "status"):
-        study = Path(words[1])
-        run("-m", "dataset=fake", "freeze=from_scratch", "seed=0,1", f"study={study.name}", "logger=none", *SHORT)
-        written = study / {"report": "report.html", "status": "summary.md"}[words[0]]
+        studies = [Path(word) for word in words if word.startswith("outputs/")]
+        for study in studies:
+            run("-m", "dataset=fake", "freeze=from_scratch", "seed=0,1", f"study={study.name}", "logger=none", *SHORT)
+        name = "summary.md" if words[0] == "status" else "comparison.md" if len(studies) == 2 else "report.html"
+        written = studies[-1] / ("report.tex" if words[-2:] == ["--format", "latex"] else name)
         written.unlink(missing_ok=True)
         run(*words)
         assert written.exists()
