@@ -139,7 +139,7 @@ def write_dtd(root: Path) -> None:
 def write_aircraft(root: Path) -> None:
     data = root / "fgvc-aircraft-2013b" / "data"
     write_text(data / "variants.txt", "707-320\nDHC-8-100\n")
-    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+    for split, count in (("train", 2), ("val", 1), ("trainval", 2), ("test", 1)):
         lines = [f"{split}{c}{i} {name}" for c, name in enumerate(("707-320", "DHC-8-100")) for i in range(count)]
         for line in lines:
             write_image(data / "images" / f"{line.split()[0]}.jpg")
@@ -223,6 +223,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "oxford_pets": write_pets,
     "dtd": write_dtd,
     "fgvc_aircraft": write_aircraft,
+    "fgvc_aircraft_trainval": write_aircraft,
     "food101": write_food101,
     "eurosat": write_eurosat,
     "caltech101": write_caltech101,

@@ -19,7 +19,7 @@ def config() -> RunConfig:
     config = _filled(RunConfig)
     config.study = "study"
     config.dataset.name, config.model.name, config.freeze_strategy.name = "glyphs", "micro_resnet", "full"
-    config.regularizer.name = config.freeze_strategy.adapter.kind = "none"
+    config.regularizer.name = config.adapt.name = config.freeze_strategy.adapter.kind = "none"
     config.optimizer.lr = 0.25
     config.logger.wandb.project, config.logger.wandb.mode = "fourfold", "auto"
     return config
