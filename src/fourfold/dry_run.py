@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fourfold.estimate import Estimate, training_seconds, validations
 from fourfold.loop import Batch, evaluate, train_one_epoch
 from fourfold.ranks import joined
 from fourfold.result import parameters
-from fourfold.seeding import rng_state, seed_everything, set_rng_state
+from fourfold.seeding import as_before, seed_everything
 
 NOWHERE = Path("no checkpoint")
 
@@ -36,7 +35,7 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) ->
     """
     config = overfitting(config) if config.trainer.overfit else config
     config = replace(pace.plain(config), cache=replace(config.cache, images="off"))  # nothing is probed, compiled or kept
-    with _as_before(), joined(config.trainer.device) as ranks:
+    with as_before(), joined(config.trainer.device) as ranks:
         if wanted := config.trainer.threads or threads:
             torch.set_num_threads(wanted)
         seed_everything(config.seed, config.trainer.deterministic)
@@ -46,21 +45,6 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) ->
         first_step, (first, last) = _train(parts, steps)
         eval_seconds = _evaluate(parts)
         return _estimate(parts, first_step, first, last, eval_seconds)
-
-
-@contextmanager
-def _as_before() -> Iterator[None]:
-    numbers, threads = rng_state(), torch.get_num_threads()
-    algorithms, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    try:
-        yield
-    finally:
-        set_rng_state(numbers)
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(algorithms)
-        torch.backends.cudnn.benchmark = benchmark
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # other processes may share the GPU
 
 
 def _train(parts: Parts, steps: int) -> tuple[float, tuple[float, float]]:

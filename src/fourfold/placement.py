@@ -19,7 +19,7 @@ from fourfold.config import ConfigError, FreezeConfig, PlaceConfig, RunConfig
 from fourfold.files import lock, read_json, write_json
 from fourfold.models import frontier
 from fourfold.ranks import joined
-from fourfold.seeding import rng_state, seed_everything, set_rng_state
+from fourfold.seeding import as_before, seed_everything
 from fourfold.transferability import Lift, Prototypes, batch_norm_shift, lift, logme, prototypes
 
 SAMPLE = 4  # images on which the cut before the head is tried
@@ -130,7 +130,7 @@ def measure(config: RunConfig, strategies: Mapping[str, FreezeConfig]) -> Placem
     """
     refuse(config)
     began = time.perf_counter()
-    with _as_before(), joined(config.trainer.device) as ranks:
+    with as_before(), joined(config.trainer.device) as ranks:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         seed_everything(config.seed)
@@ -201,7 +201,7 @@ def class_means(config: RunConfig, head_only: FreezeConfig) -> Prototypes:
         head_only: The strategy under which all in front of the head is frozen.
     """
     refuse(config)
-    with _as_before(), joined(config.trainer.device) as ranks:
+    with as_before(), joined(config.trainer.device) as ranks:
         seed_everything(config.seed)
         outputs = data.outline(config.dataset, config.seed).num_outputs
         model = models.create(config.model, outputs, in_chans=config.dataset.in_chans, pretrained=True)
@@ -229,19 +229,6 @@ class _Prepared:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self._prepare(part.to(self._device)) for part in self._parts)
-
-
-@contextmanager
-def _as_before() -> Iterator[None]:
-    numbers, threads = rng_state(), torch.get_num_threads()
-    algorithms, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    try:
-        yield
-    finally:
-        set_rng_state(numbers)
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(algorithms)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def _first(splits: data.Splits, config: RunConfig) -> tuple[Tensor, NDArray[np.int64]]:

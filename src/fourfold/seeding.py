@@ -1,6 +1,8 @@
 """Random numbers: where they start, and their whole state for a resume."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -37,3 +39,19 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """Give torch's threads and determinism, and every generator, back as they were: a rehearsal shall leave no trace."""
+    numbers, threads = rng_state(), torch.get_num_threads()
+    algorithms, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        set_rng_state(numbers)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(algorithms)
+        torch.backends.cudnn.benchmark = benchmark
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # other processes may share the GPU
