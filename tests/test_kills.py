@@ -230,6 +230,7 @@ def test_four_processes_share_a_study_on_postgresql_and_one_is_killed(calm: Calm
     assert len(holders & children.keys()) >= 3
 
 
+@pytest.mark.kills
 def test_of_twenty_runs_three_fail_in_three_ways_and_each_says_why(tmp_path: Path) -> None:
     """A crash takes its worker with it; memory runs out at a single image; the loss diverges."""
     custom = ["model=custom", "model._target_=misbehaving.by_seed", "model.image_size=32", "model.weights=null", "freeze=full"]

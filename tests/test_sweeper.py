@@ -179,7 +179,7 @@ def test_every_run_is_in_wandb_with_its_place_and_its_end(tmp_path: Path) -> Non
     assert shown == told
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.kills), 2])
 def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(workers: int, tmp_path: Path) -> None:
     """As scripts/slurm.sh asks, before Slurm ends the job."""
     out = tmp_path / "out"
