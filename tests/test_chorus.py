@@ -80,7 +80,7 @@ def tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def close(a: Any, b: Any) -> bool:
-    """Numbers to six digits: a stack of matrices may be multiplied in another order than one of them. Here they are equal."""
+    """Numbers to six digits: a stack of matrices may be multiplied in another order than one of them."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):

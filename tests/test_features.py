@@ -17,6 +17,7 @@ from fourfold.compose import compose
 from fourfold.ranks import Ranks
 from fourfold.run import run
 from fourfold.seeding import seed_everything
+from fourfold.stock import Stock
 
 TINY = [
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=3", "dataset.val_size=20", "dataset.test_size=10",
@@ -79,9 +80,9 @@ def test_runs_share_what_is_stored(weights: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Store, "fill", lambda self, *given: computed.append(fill(self, *given)) or computed[-1])
     trained(tmp_path / "a", weights, "freeze=classifier_only")
     trained(tmp_path / "b", weights, "freeze=classifier_only", "optimizer.lr=0.5", "trainer.loss.label_smoothing=0.1")
-    assert computed == [20, 30, 10, 0, 0]  # validation and training (in one store), test
+    assert computed == [20, 30, 0]  # validation, training into the same store; of the second run nothing
     trained(tmp_path / "c", weights, "freeze=classifier_only", "model.image_size=24")
-    assert computed[5:] == [20, 30, 10]
+    assert computed[3:] == [20, 30]
 
 
 def test_augmented_images_are_computed_anew_unless_views_are_asked_for(
@@ -158,6 +159,24 @@ def test_a_wrong_row_does_not_pass_the_final_test(weights: Path, tmp_path: Path,
         trained(tmp_path / "run", weights, "freeze=classifier_only")
 
 
+def test_heads_that_share_stored_test_images_are_refused_one_that_the_whole_network_sees_otherwise(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["freeze=classifier_only", "trainer.eval_batch_size=4", f"paths.cache={tmp_path / 'cache'}"]
+    config = compose([*TINY, f"model.weights={weights}", *words])
+    take = features.ActivationSet.take
+
+    def one_wrong(self: features.ActivationSet, positions: list[int], epoch: int) -> Any:
+        rows, labels = take(self, positions, epoch)
+        wrong = torch.tensor([[self.name.startswith("test") and position == 9] for position in positions])
+        return tuple(torch.where(wrong, row + 30.0, row) for row in rows), labels
+
+    monkeypatch.setattr(features.ActivationSet, "take", one_wrong)
+    assert run(config, tmp_path / "alone")["metrics"]["test"]  # which asks the whole network
+    with pytest.raises(features.Disagreement, match=r"logits differ by"):
+        run(config, tmp_path / "shared", shared=Stock())
+
+
 def test_rows_of_other_images_are_noticed_and_left_aside(
     weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,5 +184,5 @@ def test_rows_of_other_images_are_noticed_and_left_aside(
     for rows in (tmp_path / "cache/activations").glob("*/rows.bin"):
         rows.write_bytes(bytes(rows.stat().st_size))
     again, *_ = trained(tmp_path / "again", weights, "freeze=classifier_only")
-    assert caplog.text.count("holds other activations than these images give now: remove it") == 3
+    assert caplog.text.count("holds other activations than these images give now: remove it") == 2
     assert again == whole

@@ -135,7 +135,7 @@ class Parts:
     def check_features(self) -> None:
         """Hold the stored activations against the whole network, from the image."""
         if self.stored is not None:
-            features.check(self.stored, self.stored.val, self.net, self.splits.val, self.kit)
+            features.check(self.stored, self.net, self.splits.val, self.kit)
 
     def sample(self) -> Tensor | None:
         """The first validation images, uint8 [N, C, H, W], as many as surely fit; None where they come with a mask."""
@@ -164,14 +164,17 @@ class Parts:
         return (freeze.fingerprint if self.shared is None else self.shared.fingerprints)(net, names)
 
     def open_test(self) -> tuple[nn.Module, data.Batches, data.Batches]:
-        """Break the seal of the test split, once: what answers, to which batches, and the images of these."""
-        opened = self.splits.test.open()
-        images = _in_order(opened, self.config, self.ranks)
-        if self.stored is None:
+        """Break the seal of the test split, once: what answers, to which batches, and the images of these.
+
+        The whole network reads the images. Where runs differ in nothing but their heads it does so once for all of them: its
+        answer to each image has to be that of the stored activation, and their heads are tested on that.
+        """
+        images = _in_order(self.splits.test.open(), self.config, self.ranks)
+        if self.stored is None or self.shared is None:
             return self.net, images, images
         if self.compiled is not None:
             self.compiled.use(False)
-        rows = features.of_test(self.stored, self.config, self.model, self.splits, opened, self.kit, self.fingerprint)
+        rows = features.of_test(self.stored, self.config, self.model, self.splits, images, self.kit, self.fingerprint)
         if rows is None:
             return self.net, images, images
         return self.stored.split.suffix_of(self.net), _over(rows, images), images

@@ -1,8 +1,8 @@
 """One epoch of the heads of many runs as one batched module, on the stored activations of the backbone that they share.
 
 Every head keeps its own order of images, loss, schedule, optimizer and state. What is done at once is what costs: reading rows,
-the forward and the backward pass, as products of stacks of matrices. The gradients are those of autograd on each head alone;
-on the CPU in fp32 the same to the bit, wherever a stack of matrices is multiplied as each of them would be.
+the forward and the backward pass, as products of stacks of matrices. The gradients are those of autograd on each head alone,
+but for the rounding of a product that a library may compute in another order when it is one of a stack.
 """
 
 import math

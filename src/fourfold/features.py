@@ -7,7 +7,7 @@ once; what lies behind the frontier trains on what is stored, with the numbers o
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -146,7 +146,7 @@ def of_test(
     config: RunConfig,
     model: TransferModel,
     splits: Splits,
-    images: Dataset,
+    images: Batches,
     kit: Kit,
     take: freeze.Fingerprint = freeze.fingerprint,
 ) -> ActivationSet | None:
@@ -155,43 +155,48 @@ def of_test(
     Rounded rows would test another network than the one that was trained, so there the whole network reads the images.
 
     Raises:
-        Disagreement: a few of the images give other logits than their rows.
+        Disagreement: an image gives other logits than its row.
     """
     if any(_kept(slot.dtype, config.cache.dtype) != slot.dtype for slot in features.split.cut.slots):
         return None
     prefix = _prefix(config, model, kit, take)
     try:
-        rows = _stored(config, splits, kit, features.split, features.known, prefix, images, "test", None)
+        rows = _stored(config, splits, kit, features.split, features.known, prefix, images.dataset, "test", None)
     except NoRoom as reason:
         log.info("the whole network reads the test images: %s", reason)
         return None
-    check(features, rows, model.net, images, kit)
+    stop = config.trainer.limit_eval_batches
+    _check(features, rows, model.net, (inputs for step in images.at(0, stop_step=stop) for inputs, *_ in step), kit)
     return rows
 
 
-def check(features: Features, stored: ActivationSet, net: nn.Module, part: Dataset, kit: Kit) -> None:
-    """Run a few images of a split through the whole network, and compare with the answer from what is stored.
+def check(features: Features, net: nn.Module, val: Dataset, kit: Kit) -> None:
+    """Run a few validation images through the whole network, and compare with the answer from what is stored.
 
     Raises:
         Disagreement: they differ by more than rounding.
     """
+    _check(features, features.val, net, [_read(val, list(range(min(SAMPLE, len(features.val)))))], kit)
+
+
+def _check(features: Features, stored: ActivationSet, net: nn.Module, images: Iterable[Tensor], kit: Kit) -> None:
+    """The same of batches of images, the first ones of a split."""
     if stored.name in features.known.checked:  # by another run, on the same tensors: only the head's values differ
         return
-    positions = list(range(min(SAMPLE, len(stored))))
-    images = _read(part, positions)
-    rows, _ = stored.take(positions, 0)
-    rows = tuple(row.to(kit.ranks.device) for row in rows)
-    was_training = net.training
+    was_training, suffix, seen = net.training, features.split.suffix_of(net), 0
     net.eval()
-    with torch.no_grad(), autocast(kit):
-        whole, cut = net(ready(images, kit)), features.split.suffix_of(net)(*rows)
+    for some in images:
+        rows, _ = stored.take([*range(seen, seen + len(some))], 0)
+        seen += len(some)
+        with torch.no_grad(), autocast(kit):
+            whole, cut = net(ready(some, kit)), suffix(*(row.to(kit.ranks.device) for row in rows))
+        off = float((whole.double() - cut.double()).abs().max())
+        if not off <= AGREE * float(whole.double().abs().max().clamp(min=1e-6)):
+            raise Disagreement(
+                f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove the folder "
+                "activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
+            )
     net.train(was_training)
-    off = float((whole.double() - cut.double()).abs().max())
-    if not off <= AGREE * float(whole.double().abs().max().clamp(min=1e-6)):
-        raise Disagreement(
-            f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove "
-            "the folder activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
-        )
     features.known.checked.add(stored.name)
 
 
