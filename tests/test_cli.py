@@ -17,6 +17,7 @@ from fourfold import cli
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
 from fourfold.identity import run_id
+from fourfold.task import RunFailed, execute
 
 HEAVY = ("torch", "torchvision", "timm", "wandb", "torchmetrics", "matplotlib", "numpy", "scipy", "sklearn")
 Door = Callable[..., int]
@@ -201,7 +202,7 @@ def test_a_refused_config_leaves_no_folder(door: Door, runs: Runs, capfd: pytest
 def test_tracebacks_are_there_for_who_asks(door: Door, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     runs.fail_on = lambda config: ZeroDivisionError("deep down")
-    with pytest.raises(cli.RunFailed) as failed:
+    with pytest.raises(RunFailed) as failed:
         door(*PLAIN)
     assert isinstance(failed.value.__cause__, ZeroDivisionError)
 
@@ -404,7 +405,7 @@ def test_what_cannot_run_is_refused_before_its_start_is_trained(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     refused = compose(["freeze=last_blocks", "freeze_strategy.blocks=99", "dataset.shots=2", "logger=none"])
     with pytest.raises(ConfigError, match=r"freeze_strategy\.blocks=99, but this model has"):
-        cli.execute(refused, tmp_path / "run")
+        execute(refused, tmp_path / "run")
     assert not list(tmp_path.rglob("*.pt"))
 
 

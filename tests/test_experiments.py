@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fourfold import groups, identity
-from fourfold.cli import execute
 from fourfold.compose import compose, composed, start_of
 from fourfold.config import RunConfig
 from fourfold.files import read_json
+from fourfold.task import execute
 
 OPTIONS = groups.options((groups.conf_dir(),))
 QUADRANTS = sorted(set(OPTIONS["quadrant"]) - {"none", "auto"})

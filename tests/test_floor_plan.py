@@ -51,6 +51,7 @@ DOOR = {
     "prospects",
     "resemblance",
     "stand_in",
+    "task",
     "usage",
     "verify",
 }

@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from fourfold.cli import execute
 from fourfold.compose import compose
+from fourfold.task import execute
 
 SIZE, BATCH, LR = 128, 32, 0.01
 RUN = (

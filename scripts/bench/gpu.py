@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fourfold.run as room
-from fourfold.cli import execute
 from fourfold.compose import compose
+from fourfold.task import execute
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations per second, from NVIDIA's data sheets (SXM)
 MEAN, STD, CLASSES = 127.5, 64.0, 10

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fourfold.cli import execute
 from fourfold.compose import compose
+from fourfold.task import execute
 
 COMMON = ("experiment=quadrants_quick", "quadrant=similar_small", "trainer.epochs=2")
 

@@ -33,7 +33,7 @@ SEARCH = ("hydra/sweeper=fourfold", "optimizer=adamw,sgd", "dataset.shots=2,5", 
 
 
 class Nothing:
-    """A task in place of `fourfold.cli.task`: it leaves a result, and notes when it was called."""
+    """A task in place of `fourfold.task.task`: it leaves a result, and notes when it was called."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float]] = [clocks()]  # CPU and wall seconds: the start, each call, the end

@@ -1,33 +1,23 @@
 """The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold plan|info|report|status ...` look."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fourfold import __version__, groups, identity
-from fourfold.config import ConfigError, RunConfig
+from fourfold import __version__, groups
+from fourfold.config import ConfigError
 from fourfold.interrupts import like_ctrl_c
-from fourfold.trial import Pruned, Trial
+from fourfold.task import RunFailed, one_line, say, task
 
 if TYPE_CHECKING:  # `fourfold --help` does without Hydra
-    from omegaconf import DictConfig
-
-    from fourfold.compose import Start
     from fourfold.study.trials import TrialView
 
-log = logging.getLogger(__name__)
-
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes
-
-
-class RunFailed(Exception):
-    """A run has failed, told in one sentence; its folder holds the whole story."""
 
 
 def main() -> None:
@@ -52,19 +42,16 @@ def command(args: Sequence[str]) -> int:
         with like_ctrl_c():
             _dispatch(args)
     except KeyboardInterrupt as stop:
-        return _say(str(stop) or "interrupted: the same command goes on", INTERRUPTED)
+        say(str(stop) or "interrupted: the same command goes on")
+        return INTERRUPTED
     except (ConfigError, RunFailed) as error:
         if asked == "1":
             raise
-        return _say(str(error), FAILED if isinstance(error, RunFailed) else REFUSED)
+        say(str(error))
+        return FAILED if isinstance(error, RunFailed) else REFUSED
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
     return 0
-
-
-def _say(sentence: str, code: int) -> int:
-    print(f"fourfold: {sentence}", file=sys.stderr, flush=True)
-    return code
 
 
 def _dispatch(args: Sequence[str]) -> None:
@@ -180,7 +167,7 @@ def _trials(study: Path) -> "list[TrialView]":
         database = multirun.database_of(study)
         return kept(study) if database is None else view(open_storage(database.url, study), database.study)
     except ConfigError as error:
-        _say(f"only the folders were read: {error}", 0)
+        say(f"only the folders were read: {error}")
         return kept(study)  # it may have been a journal that the environment named
 
 
@@ -308,7 +295,7 @@ def _sweep(asked: Invocation) -> None:
     except ConfigError:  # the sweep itself cannot be
         raise
     except Exception as error:  # a worker was killed, a launcher could not start
-        raise RunFailed(f"the sweep was cut short by {_one_line(error)}: the same command runs what is missing") from error
+        raise RunFailed(f"the sweep was cut short by {one_line(error)}: the same command runs what is missing") from error
     finally:
         if "FOURFOLD_WORKER" not in os.environ:  # else the process that started this one reports
             _finish(plan.folders)
@@ -348,113 +335,3 @@ def _finish(folders: Sequence[Path]) -> None:
             hint = study / "wandb" / "how_to_sync.txt"
             if hint.exists():
                 print(hint.read_text(encoding="utf-8").strip())
-
-
-def task(
-    cfg: "DictConfig", trial: Trial | None = None, chosen: str | None = None, **company: Any
-) -> ConfigError | RunFailed | None:
-    """One run of Hydra's, in whatever process the launcher has chosen.
-
-    Args:
-        cfg: The job's configuration.
-        trial: The search that asks for this run, if any.
-        chosen: What `quadrant=auto` chose for it, if it did: a line of its log.
-        company: What `run` is told of other runs of this process: `drive` and `shared`.
-
-    Returns:
-        Why it failed, if it did. Raising would make Hydra end the sweep after this batch, and print a message of its own.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from fourfold.compose import to_run_config, user_dirs
-
-    job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
-    if chosen:
-        log.info(chosen)
-    alone = job.mode == RunMode.RUN
-    if alone and job.sweeper.get("params"):
-        _say(f"this is one run: add -m to run every value of {', '.join(job.sweeper.params)}", 0)
-    try:
-        result = execute(to_run_config(cfg), folder, tuple(job.overrides.task), user_dirs(job), trial, **company)
-    except Pruned as end:
-        log.info("%s: %s", folder.name, end)
-        return None
-    except (Exception, SystemExit) as error:
-        failure = _failure(error, folder)
-        if not alone:
-            from fourfold.memory import release
-
-            release(failure)  # the sweeper keeps it, and a later run needs the room
-            _say(f"{folder.name}: {failure}", FAILED)
-        return failure
-    if alone and os.environ.get("RANK", "0") == "0":
-        print(_told(result, folder))
-    return None
-
-
-def _failure(error: BaseException, folder: Path) -> ConfigError | RunFailed:
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):  # the terminal gets one line
-            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), sys.exc_info()))
-    if isinstance(error, ConfigError):
-        return error
-    failure = RunFailed(f"{_one_line(error)} (the whole story: {os.path.relpath(folder)})")
-    failure.__cause__ = error  # for HYDRA_FULL_ERROR=1
-    return failure
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _told(result: dict[str, Any], folder: Path) -> str:
-    scores = (f"{name} {value:.4g}" for name, value in result["metrics"]["test"].items() if isinstance(value, int | float))
-    return f"test: {', '.join(scores)} (epoch {result['best_epoch']}, the best on validation) in {os.path.relpath(folder)}"
-
-
-def execute(
-    config: RunConfig,
-    folder: Path,
-    overrides: tuple[str, ...] = (),
-    dirs: Sequence[Path] = (),
-    trial: Trial | None = None,
-    **company: Any,
-) -> dict[str, Any]:
-    """Run `config` in `folder`, after the run whose weights it starts from, if it names one and that has not finished yet.
-
-    Args:
-        config: The run, as `compose` gives it.
-        folder: Where the run lies; `paths.outputs`/`study`/`identity.folder_name` by convention.
-        overrides: What the user typed, for names and records.
-        dirs: Folders with the user's own options, where the experiment of `model.weights=experiment:NAME` may lie.
-        trial: The search that asks for this run, if any.
-        company: As for `task`.
-
-    Returns:
-        The result, as in `result.json`.
-    """
-    from fourfold.compose import settled, start_of
-
-    if config.quadrant.name == "auto":
-        raise ConfigError("quadrant=auto is measured where it is typed: give it on the command line, or among what is swept")
-    start = start_of(config, dirs)
-    if start is not None:
-        finish_start(start, config, dirs)
-    config = settled(config, dirs)
-    from fourfold.run import run
-
-    return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial, **company)
-
-
-def finish_start(start: "Start", config: RunConfig, dirs: Sequence[Path]) -> None:
-    """Make the weights that `config` starts from, unless they are there; but first see that `config` can run at all."""
-    if (start.folder / "result.json").exists():
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"torchrun cannot make {start.weights} on the way: first run `fourfold {start.overrides[0]}` alone")
-    from fourfold.assembly import rehearse
-
-    rehearse(config)
-    execute(start.config, start.folder, start.overrides, dirs)  # several runs may want it: one makes it, the others wait

@@ -12,6 +12,7 @@ from fourfold.compose import ROOT, compose, composed, explained, hydra_ready, se
 from fourfold.config import ConfigError, RunConfig
 from fourfold.placement import Placement, Size, measure, recalled, refuse, remembered
 from fourfold.prospects import varying
+from fourfold.task import finish_start
 
 STRATEGIES = ("classifier_only", "last_blocks", "full")  # whose learning parameters are counted
 LIMITS = (
@@ -35,8 +36,6 @@ def placed(config: RunConfig, dirs: Sequence[Path] = (), file: Path | None = Non
     Raises:
         ConfigError: see `placement.measure`.
     """
-    from fourfold.cli import finish_start
-
     config = _bare(config)
     strategies = {name: compose([f"freeze={name}"]).freeze_strategy for name in STRATEGIES}
     refuse(config)

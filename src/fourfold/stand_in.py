@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourfold.task import execute
 from fourfold.verify import TRAINED, Table, configured, overrides_of, said, tables_of
 
 GENERATED = (  # in place of what would be downloaded, and of hours
@@ -40,7 +41,6 @@ def _try(table: Table, wanted: Mapping[str, Any], words: Sequence[str], dirs: Se
     import torch
 
     from fourfold import models
-    from fourfold.cli import execute
     from fourfold.resemblance import remembered
 
     words = [*words, *_generated(words, dirs), f"paths.outputs={outputs}"]

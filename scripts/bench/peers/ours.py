@@ -7,8 +7,8 @@ from pathlib import Path
 from task import BATCH, MOMENTUM, Clock, Task, drive
 
 import fourfold.run  # noqa: F401  # now, since imports are no part of a fit
-from fourfold.cli import execute
 from fourfold.compose import compose
+from fourfold.task import execute
 
 AUTO = ("trainer.precision=auto", "trainer.channels_last=auto")
 
