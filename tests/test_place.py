@@ -12,7 +12,7 @@ from torch import nn
 from fourfold import advice, cli, data, place, placement
 from fourfold.compose import compose
 from fourfold.config import FreezeConfig, RunConfig
-from fourfold.models import create
+from fourfold.models import create, norms
 from fourfold.transferability import batch_norm_shift, lift
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +149,7 @@ def test_statistics_are_set_on_the_images_and_their_shift_is_the_closed_form() -
         return found
 
     untouched = shift()
-    placement._recalibrate(net, batches)
+    norms.recalibrate(net, batches)
     torch.testing.assert_close(net.norm.running_mean.double(), entering.mean(dim=1), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(param, before[name]) for name, param in net.named_parameters())
     assert not any(module.training for module in net.modules())

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fourfold.config import AdaptConfig, ConfigError
-from fourfold.loop import Kit, autocast
+from fourfold.loop import Kit, Penalty, autocast
+from fourfold.models import norms
+from fourfold.models.listening import entering, listen, pooled
 
-Penalty = Callable[
-    [Any, Tensor], Tensor
-]  # (inputs as the network was given them, targets) -> a scalar, after each forward pass
 Draw = Callable[[int], Tensor]  # how many -> as many unlabelled images as the network is given them, drawn at random
 DOMAIN = "domain_classifier"  # where a network keeps it
 HIDDEN = 256  # width of its hidden layer
@@ -103,20 +102,13 @@ def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit,
     else:
         distance = {"coral": coral, "mmd": mmd}[config.name]
         weighed = lambda first, second: config.weight * distance(first, second)  # noqa: E731
-    entering: list[Tensor] = []
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        if torch.is_grad_enabled():
-            features = args[0]
-            entering[:] = [features if features.ndim == 2 else features.flatten(2).mean(2)]  # maps: mean over positions
-
-    net.get_submodule(head).register_forward_hook(note)
+    heard = listen(net, {head: entering})
 
     def penalty(inputs: Any, targets: Tensor) -> Tensor:
-        labelled = entering.pop()
+        labelled = pooled(heard.pop(head))
         with autocast(kit):
             net(draw(len(targets)))
-        return weighed(labelled.float(), entering.pop().float())
+        return weighed(labelled.float(), pooled(heard.pop(head)).float())
 
     return penalty
 
@@ -146,33 +138,17 @@ def mmd(first: Tensor, second: Tensor) -> Tensor:
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
-@torch.no_grad()
 def recalibrate(net: nn.Module, batches: Iterable[Tensor], kit: Kit) -> None:
-    """Set the statistics of every batch norm to the mean of those of `batches`, in one pass. Changes `net` in place.
-
-    AdaBN (Li et al. 2016, arXiv 1603.04779). In the pass each layer normalises by the batch's own statistics.
-
-    Args:
-        batches: Images as the network is given them; all of a size, since each counts the same.
+    """Set the statistics of every batch norm to those of `batches`, as `norms.recalibrate` does (AdaBN, Li et al. 2016, arXiv
+    1603.04779).
 
     Raises:
         ConfigError: the network has no batch norm with statistics.
     """
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    if not norms:
+    if not norms.batch_norms(net):
         raise ConfigError(
             f"adapt=adabn renews the statistics of batch norm, but {type(net).__name__} has none: choose a model that has "
             "(such as resnet18), or adapt=none"
         )
-    training, momenta = net.training, [norm.momentum for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
-        norm.train()
-    for images in batches:
-        with autocast(kit):
-            net(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.train(training)
+    with autocast(kit):
+        norms.recalibrate(net, batches)

@@ -31,7 +31,7 @@ from fourfold import (
     schedule,
 )
 from fourfold.config import ConfigError, RunConfig, nearest
-from fourfold.loop import Kit, ready
+from fourfold.loop import Kit, Penalty, ready
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
@@ -306,7 +306,7 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
 
 def _penalty(
     config: RunConfig, model: models.TransferModel, train: data.Batches, unlabelled: data.Batches | None, kit: Kit
-) -> regularizers.Penalty | None:
+) -> Penalty | None:
     """What is added to the loss: the regularizer's term, then the adaptation's, which runs the network once more."""
 
     def sample(count: int) -> tuple[Tensor, Tensor]:  # a fair one: see `Manifest`

@@ -20,6 +20,7 @@ from fourfold.ranks import Ranks
 from fourfold.state import State
 
 Batch = Sequence[Any]  # (images, targets), (images, targets, mask), or (a tuple of stored activations, targets)
+Penalty = Callable[[Any, Tensor], Tensor]  # (inputs as the network was given them, targets) -> a scalar, after a forward pass
 CHECK_EVERY = 50  # steps between two looks at what a GPU has computed, since each look waits for it
 
 
@@ -42,7 +43,7 @@ class Kit:
     clip_norm: float | None
     channels_last: bool
     takes_mask: bool
-    penalty: Callable[[Any, Tensor], Tensor] | None = None  # (inputs, targets) -> a scalar; see regularizers
+    penalty: Penalty | None = None  # see regularizers and adaptation
 
 
 def train_one_epoch(

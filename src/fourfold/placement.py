@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fourfold import data, freeze, models
 from fourfold.config import ConfigError, FreezeConfig, PlaceConfig, RunConfig
 from fourfold.files import lock, read_json, write_json
-from fourfold.models import frontier
+from fourfold.models import frontier, norms
 from fourfold.ranks import joined
 from fourfold.seeding import as_before, seed_everything
 from fourfold.transferability import Lift, Prototypes, batch_norm_shift, lift, logme, prototypes
@@ -148,7 +148,7 @@ def measure(config: RunConfig, strategies: Mapping[str, FreezeConfig]) -> Placem
         random = []
         for _ in range(config.place.initialisations):
             untrained = network(pretrained=False)
-            _recalibrate(untrained.net, batches)
+            norms.recalibrate(untrained.net, batches)
             random.append(_features(untrained, strategies[HEAD], batches)[0])
         try:
             found = lift(pretrained, random, labels, seed=config.seed)
@@ -175,7 +175,9 @@ def remembered(config: RunConfig, strategies: Mapping[str, FreezeConfig], file: 
             found = asdict(measure(config, strategies))
             found["lift"].pop("draws")
             write_json(file, known | {key: found})
-    return recalled(config, file) or measure(config, strategies)
+    kept = recalled(config, file)
+    assert kept is not None
+    return kept
 
 
 def recalled(config: RunConfig, file: Path) -> Placement | None:
@@ -275,30 +277,6 @@ def _flat(activation: Tensor) -> Tensor:
     return activation.float()
 
 
-def _norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Layers that normalise by stored statistics."""
-    return [
-        module
-        for module in net.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-    ]
-
-
-def _recalibrate(net: nn.Module, batches: _Prepared) -> None:
-    """Set the batch-norm statistics to the mean of those of `batches`. Changes `net` in place."""
-    norms = _norms(net)
-    if not norms:
-        return
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
-        norm.train()
-    with torch.no_grad():
-        for batch in batches:
-            net(batch)
-    net.eval()
-
-
 @contextmanager
 def _norms_watched(net: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, list[Tensor]]]]:
     """For each batch-norm layer: stored mean and variance [C], and per batch count, mean and mean square off it [1 + 2 C]."""
@@ -320,7 +298,7 @@ def _norms_watched(net: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, list[T
 
         return hook
 
-    for norm in _norms(net):
+    for norm in norms.batch_norms(net):
         hooks.append(norm.register_forward_pre_hook(watch(norm)))
     try:
         yield seen

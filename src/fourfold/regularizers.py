@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fourfold.config import ConfigError, RegularizerConfig, nearest
+from fourfold.loop import Penalty
 from fourfold.models import TransferModel, outputs
+from fourfold.models.listening import entering, leaving, listen, pooled
 
-Penalty = Callable[
-    [Any, Tensor], Tensor
-]  # (inputs as the network was given them, targets) -> a scalar, after each forward pass
 Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
 NEED_IMAGES = ("feature_distillation", "delta")
 LAYERS = 4  # blocks that are compared where none are named
@@ -84,7 +83,7 @@ def bss(net: nn.Module, head: str, weight: float, smallest: int) -> Penalty:
     Batch spectral shrinkage (Chen et al. 2019, "Catastrophic Forgetting Meets Negative Transfer", NeurIPS, eq. 4). Features are
     what enters the head; where that is a convolution, their mean over the positions.
     """
-    heard = _listening(net, {head: _entering})
+    heard = listen(net, {head: entering})
 
     def penalty(inputs: Any, targets: Tensor) -> Tensor:
         features = pooled(heard.pop(head))
@@ -144,7 +143,7 @@ def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targe
         targets: classes [N].
     """
     source = copy.deepcopy(model.net).eval().requires_grad_(False)
-    heard = _listening(source, {model.heads[0]: _entering}, always=True)
+    heard = listen(source, {model.heads[0]: entering}, always=True)
     with torch.no_grad():
         classes = source(images).shape[1]
     weight, bias = _probe(pooled(heard.pop(model.heads[0])).float(), targets, classes)
@@ -183,19 +182,14 @@ def layers(model: TransferModel, named: Sequence[str] | None) -> tuple[str, ...]
     return tuple(blocks[math.ceil(len(blocks) * (i + 1) / count) - 1] for i in range(count))
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Features that enter a head as [N, D]: maps [N, D, H, W] are averaged over their positions."""
-    return features if features.ndim == 2 else features.flatten(2).mean(2)
-
-
 def _distances(net: nn.Module, layers: Sequence[str]) -> Callable[[Any], list[Tensor]]:
     """A function of the inputs: for each layer [C], how far each channel is from the starting network's.
 
     Squared, mean over images and positions. The starting network is copied now, and stays in eval mode.
     """
     source = copy.deepcopy(net).eval().requires_grad_(False)
-    seen = _listening(source, dict.fromkeys(layers, _leaving), always=True)
-    heard = _listening(net, dict.fromkeys(layers, _leaving))
+    seen = listen(source, dict.fromkeys(layers, leaving), always=True)
+    heard = listen(net, dict.fromkeys(layers, leaving))
     channel_first = _channel_first(net, layers)
 
     def distances(inputs: Any) -> list[Tensor]:
@@ -249,27 +243,3 @@ def _probe(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Ten
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
     return weight.detach(), bias.detach()
-
-
-def _listening(net: nn.Module, what: dict[str, Callable[..., Any]], *, always: bool = False) -> dict[str, Tensor]:
-    """A dict of what the named modules were given or put out last; filled only while gradients are wanted, or always."""
-    heard: dict[str, Tensor] = {}
-
-    def note(name: str, part: Callable[..., Any]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if always or torch.is_grad_enabled():
-                heard[name] = part(args, output)
-
-        return hook
-
-    for name, part in what.items():
-        net.get_submodule(name).register_forward_hook(note(name, part))
-    return heard
-
-
-def _entering(args: Any, output: Any) -> Any:
-    return args[0]
-
-
-def _leaving(args: Any, output: Any) -> Any:
-    return output
