@@ -69,6 +69,21 @@ def test_equal_differences_fall_back_to_the_exact_sign_flip_test() -> None:
     assert none.p == 1.0
 
 
+def test_the_rounding_of_a_score_is_no_spread() -> None:
+    """528, 526 and 530 of 547 images against 541, 539 and 543: thirteen images at each seed, but not in float32."""
+    ours, theirs = (
+        {seed: float(np.float32(right) / np.float32(547)) for seed, right in enumerate(counts)}
+        for counts in ((528, 526, 530), (541, 539, 543))
+    )
+    assert len({ours[seed] - theirs[seed] for seed in ours}) > 1
+    found = paired_difference(ours, theirs)
+    assert found is not None
+    assert found.estimate.mean == pytest.approx(-13 / 547)
+    assert found.estimate.std == pytest.approx(0.0, abs=1e-15)
+    assert found.p == pytest.approx(0.25)
+    assert found.effect == -math.inf
+
+
 def test_values_that_are_not_finite_give_no_p_value() -> None:
     ours = paired_difference({0: math.nan, 1: 0.6}, {0: 0.5, 1: 0.6})
     assert ours is not None

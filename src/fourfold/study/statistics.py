@@ -16,6 +16,7 @@ LEVEL = 0.05  # of the corrected p-values that a winner needs
 POWER = 0.8  # with which `seeds_needed` would show a difference
 RESAMPLES = 9999
 MOST_SEEDS = 1000  # nobody runs more
+ROUNDING = 1e-6  # of the larger value: scores are float32, whose last digit is no difference
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,14 @@ def paired_difference(
     Returns:
         None where no pair is shared; p is None where one is, or where a value is not finite.
     """
-    values = tuple(first[pair] - second[pair] for pair in sorted(first.keys() & second.keys()))
-    if not values:
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
         return None
+    values = tuple(first[pair] - second[pair] for pair in shared)
+    rounding = ROUNDING * max(abs(side[pair]) for side in (first, second) for pair in shared)
+    if max(values) - min(values) <= rounding:  # else the last digit would pass for how little they vary
+        mean = math.fsum(values) / len(values)
+        values = (0.0 if abs(mean) <= rounding else mean,) * len(values)
     difference = estimate(values, confidence)
     if difference.std is None or not math.isfinite(difference.std):
         return Difference(difference, None, values)
