@@ -279,7 +279,10 @@ def test_torchrun_does_not_make_a_start_on_the_way(
         (["-m", "freeze=full,lp_ft", "freeze_strategy=full"], "give one of them"),
         (["optimizer=sgd,adamw"], "add -m"),
         (["info", "optimizer=sgdd"], "did you mean sgd?"),
+        (["verify", "kornblith12"], "did you mean reproduce/kornblith12?"),
+        (["info", "quadrant=imagenet/similar_smal"], "quadrant=imagenet/similar_smal is not an option of quadrant ("),
         (["-m", "seed=0,1", "sweep.wrokers=2"], "sweep.wrokers=2 names no key of sweep (storage, workers, "),
+        (["-m", "seed=0,1", "sweep.heads=0"], "sweep.heads=0 is not a number of heads to train at once, 1 or more"),
         (["-m", "seed=0,1", "sweep.workers=many"], "sweep.workers=many is not a number of processes"),
     ],
 )

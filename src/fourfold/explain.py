@@ -65,7 +65,7 @@ def _sentence(error: BaseException, overrides: Sequence[str], dirs: Sequence[Pat
         case OverrideParseException():
             return _bad_syntax(error.override)
         case MissingConfigException():
-            return _no_such_option(error)
+            return _no_such_option(error, dirs)
         case yaml.YAMLError():
             return " ".join(message.split())
         case InterpolationKeyError():
@@ -107,10 +107,15 @@ def _several_values(override: str) -> str:
     return f"{override} lists several values: add -m to run each of them{as_one}"
 
 
-def _no_such_option(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if not group:
-        return f"there is no config named {name}.yaml in the configuration folders: give --config-dir, or --config-name=config"
+def _no_such_option(error: MissingConfigException, dirs: Sequence[Path]) -> str:
+    missing = error.missing_cfg_file or ""
+    group, _, name = missing.partition("/")
+    if not name:
+        return f"there is no config named {group}.yaml in the configuration folders: give --config-dir, or --config-name=config"
+    known = groups.options(dirs)
+    if group in known:  # with those in folders of their own, which Hydra does not list
+        return _not_among(group, name, [*known[group]])
+    group, _, name = missing.rpartition("/")
     return _not_among(group, name, sorted(set(error.options or ())))
 
 

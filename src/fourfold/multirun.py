@@ -81,7 +81,7 @@ def _check_sweeper(sweeper: DictConfig) -> None:
     wanted = (
         ("workers", -1, "processes, or -1 for one per core or GPU"),
         ("n_jobs", 1, "runs, or null"),
-        ("heads", 1, "runs, or 1 for none together"),
+        ("heads", 1, "heads to train at once, 1 or more"),
     )
     for key, least, meaning in wanted:
         value = sweeper[key]
