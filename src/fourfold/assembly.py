@@ -191,22 +191,9 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     """
     if ranks.device.type != "cuda":  # a machine may have a GPU that this run does not use
         config = replace(config, dataset=replace(config.dataset, loader=replace(config.dataset.loader, pin_memory=False)))
-    outline = data.outline(config.dataset, config.seed)
     shared = shared if shared is not None and shared.serves(config) and ranks.world == 1 else None
-    if shared is None:
-        pretrained = config.freeze_strategy.pretrained
-        model = models.create(config.model, outline.num_outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
-        model = models.adapt(model, config.freeze_strategy)
-        if config.adapt.name == "dann":
-            adaptation.add_domain_classifier(model.net, model.heads[0])
-    else:
-        model = shared.model(config, outline.num_outputs, ranks.device)
-    keep = config.cache.images
-    if shared is not None and keep == "ram" and config.transform.augmentation == "none":
-        keep = "off"  # what is computed of them is stored, and each seed's images in memory would be too many
-    kept = (keep, Path(config.paths.cache))
-    load = partial(data.load_splits, config.dataset, config.transform, model.preprocessing, config.seed, *kept)
-    splits = load() if shared is None else shared.splits(config, load)
+    model = _model(config, ranks, shared)
+    splits = _splits(config, model, shared)
     train, val = _batches(config, splits, ranks)
     net = _placed(model.net, config, ranks)
     plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
@@ -260,6 +247,28 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         start=start,
         shared=shared,
     )
+
+
+def _model(config: RunConfig, ranks: Ranks, shared: Stock | None) -> models.TransferModel:
+    """The network as its strategy and adaptation want it, before anything is frozen."""
+    outputs = data.outline(config.dataset, config.seed).num_outputs
+    if shared is not None:
+        return shared.model(config, outputs, ranks.device)
+    pretrained = config.freeze_strategy.pretrained
+    model = models.create(config.model, outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
+    model = models.adapt(model, config.freeze_strategy)
+    if config.adapt.name == "dann":
+        adaptation.add_domain_classifier(model.net, model.heads[0])
+    return model
+
+
+def _splits(config: RunConfig, model: models.TransferModel, shared: Stock | None) -> data.Splits:
+    keep = config.cache.images
+    if shared is not None and keep == "ram" and config.transform.augmentation == "none":
+        keep = "off"  # what is computed of them is stored, and each seed's images in memory would be too many
+    kept = (keep, Path(config.paths.cache))
+    load = partial(data.load_splits, config.dataset, config.transform, model.preprocessing, config.seed, *kept)
+    return load() if shared is None else shared.splits(config, load)
 
 
 def _refuse_others(net: nn.Module, state: State, folder: Path) -> None:

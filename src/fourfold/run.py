@@ -223,7 +223,7 @@ def _train(
     l2 = exact.penalty(parts, state.epoch)
     if l2 is not None:
         trained = exact.fit(parts, interrupted)
-    trained = trained or _trained(parts, interrupted, display, profile_step)
+    trained = trained or _train_alone(parts, interrupted, display, profile_step)
     state.seconds += trained.seconds
     if trained.error is not None:
         raise trained.error
@@ -239,7 +239,7 @@ def _train(
     return row | ({} if l2 is None else {"l2": l2}) | {"seconds": state.seconds}
 
 
-def _trained(parts: Parts, interrupted: Callable[[], bool], display: Display, profile_step: Callable[[], None]) -> Trained:
+def _train_alone(parts: Parts, interrupted: Callable[[], bool], display: Display, profile_step: Callable[[], None]) -> Trained:
     state, ranks = parts.state, parts.ranks
     started = time.perf_counter()
     parts.begin_to_move()
