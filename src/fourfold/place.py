@@ -88,6 +88,7 @@ def _alternatives(words: Sequence[str], dirs: Sequence[Path], config_name: str) 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from fourfold.study.space import read
+    from fourfold.study.trials import spoken
 
     with explained(words, dirs):
         with hydra_ready(dirs) as hydra:
@@ -96,7 +97,7 @@ def _alternatives(words: Sequence[str], dirs: Sequence[Path], config_name: str) 
         if any(cell.space for cell in cells):
             raise ConfigError("`fourfold place` measures listed values, not intervals: give the values with commas")
         swept = varying(cells)
-        labels = [" ".join(each for each in cell.fixed if each.partition("=")[0] in swept) for cell in cells]
+        labels = [" ".join(spoken(each) for each in cell.fixed if each.partition("=")[0] in swept) for cell in cells]
         configs = (to_run_config(composed(cell.fixed, dirs, config_name)) for cell in cells)
         return [*zip(labels, configs, strict=True)]
 

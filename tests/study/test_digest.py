@@ -224,8 +224,9 @@ def test_labels() -> None:
         "optimizer.lr=0.0123456",
         "seed=0",
         "+dataset.shots=5",
+        r"model.weights=experiment\:mine",  # as Hydra's grammar writes it
         "study=x",
     )
     assert label((*words, "logger.wandb.mode=offline", "hydra/launcher=joblib", "~dataset.kwargs.a")) == (
-        "similar_small full lr=0.0123 s0 shots=5"
+        "similar_small full lr=0.0123 s0 shots=5 weights=experiment:mine"
     )

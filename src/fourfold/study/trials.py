@@ -1,5 +1,6 @@
 """A search's trials as a reader sees them; who writes them is the ledger's business."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,8 +34,13 @@ def label(overrides: Sequence[str]) -> str:
     return " ".join(word for override in overrides if (word := _word(override)))
 
 
+def spoken(override: str) -> str:
+    """An override without the escapes that Hydra's grammar needs: `model.weights=experiment:mine`."""
+    return re.sub(r"\\(.)", r"\1", override)
+
+
 def _word(override: str) -> str:
-    key, _, value = override.lstrip("+").partition("=")
+    key, _, value = spoken(override).lstrip("+").partition("=")
     if key.startswith("~") or key.replace("/", ".").split(".")[0] in NOT_SAID:
         return ""
     if key in SPEAKS_FOR_ITSELF:
