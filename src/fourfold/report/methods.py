@@ -17,8 +17,15 @@ GRID = 8  # learning rates: of more, only the ends are told
 ALWAYS = ("paszke2019pytorch", "yadan2019hydra", "student1908probable", "efron1979bootstrap", "holm1979simple")
 # What a run's configuration may name, and what is cited for it; models by the beginning of their name.
 CITED = {
-    "strategy": {"lp_ft": "kumar2022finetuning", "gradual": "howard2018universal"},
-    "regularizer": {"l2_sp": "li2018explicit", "bss": "chen2019catastrophic"},
+    "strategy": {"lp_ft": "kumar2022finetuning", "gradual": "howard2018universal", "stochnorm": "kou2020stochastic"},
+    "regularizer": {
+        "l2_sp": "li2018explicit",
+        "bss": "chen2019catastrophic",
+        "feature_distillation": "romero2015fitnets",
+        "delta": "li2019delta",
+        "co_tuning": "you2020cotuning",
+    },
+    "adapt": {"adabn": "li2016revisiting", "coral": "sun2016deep", "mmd": "long2015learning", "dann": "ganin2016domain"},
     "optimizer": {"adamw": "loshchilov2019decoupled"},
     "scheduler": {"cosine": "loshchilov2017sgdr"},
     "model": {
@@ -32,6 +39,8 @@ CITED = {
         "convnext": "liu2022convnet",
     },
 }
+
+NAMED = ("regularizer", "adapt", "optimizer", "scheduler")  # groups whose options are cited by their name
 
 
 def paragraph(study: Study) -> str:
@@ -54,9 +63,8 @@ def keys(study: Study) -> set[str]:
     found = set(ALWAYS) if study.results else set()
     for run in study.results:
         config = run.config
-        for group, field in (("freeze_strategy", "strategy"), ("regularizer", "regularizer"), ("optimizer", "optimizer")):
-            found.add(CITED[field].get(str(_of(config, group, "name")), ""))
-        found.add(CITED["scheduler"].get(str(_of(config, "scheduler", "name")), ""))
+        found.add(CITED["strategy"].get(str(_of(config, "freeze_strategy", "name")), ""))
+        found |= {CITED[group].get(str(_of(config, group, "name")), "") for group in NAMED}
         found |= {key for start, key in CITED["model"].items() if run.model.startswith(start)}
         found |= {"wightman2019timm"} if _of(config, "model", "source") == "timm" else set()
         found |= {"akiba2019optuna"} if _searched(study) else set()
