@@ -21,6 +21,7 @@ NEEDED = {  # what only the user can know, or what the default strategy does not
     ("adapt", "dann"): ["dataset.shots=5", "freeze=full"],
     ("adapt", "mmd"): ["dataset.shots=5", "freeze=full"],
     ("regularizer", "bss"): ["freeze=full"],
+    ("regularizer", "co_tuning"): ["freeze=full"],
     ("regularizer", "delta"): ["freeze=full"],
     ("regularizer", "feature_distillation"): ["freeze=full"],
     ("regularizer", "l2_sp"): ["freeze=full"],

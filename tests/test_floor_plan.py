@@ -29,6 +29,7 @@ FACTS = {
     "metrics",
     "provenance",
     "ranks",
+    "relationship",
     "schedule",
     "seeding",
     "state",

@@ -16,7 +16,14 @@ def text() -> str:
     return json.dumps(
         asdict(
             compose(
-                ["freeze=lora", "model=resnet18", "transform=standard", "regularizer=l2_sp", "adapt=coral", "dataset.shots=5"]
+                [
+                    "freeze=lora",
+                    "model=resnet18",
+                    "transform=standard",
+                    "regularizer=co_tuning",
+                    "adapt=coral",
+                    "dataset.shots=5",
+                ]
             )
         )
     )
@@ -66,6 +73,15 @@ def test_images_that_are_kept_make_another_run_where_they_are_other_images(plain
     assert run_id(before) == ids["off"]
 
 
+def test_keys_that_only_co_tuning_reads_are_in_no_other_identity(plain: dict[str, Any]) -> None:
+    other = changed(plain, "regularizer.name", "l2_sp")
+    before = json.loads(json.dumps(other))
+    for key in ("relationship", "temperature"):
+        del before["regularizer"][key]  # a run from before there were such keys
+        assert run_id(changed(other, f"regularizer.{key}", "something else")) == run_id(other)
+    assert run_id(before) == run_id(other)
+
+
 def test_what_adds_nothing_is_not_in_the_identity(plain: dict[str, Any]) -> None:
     off = changed(changed(plain, "regularizer.name", "none"), "regularizer.weight", 0.5)
     off = changed(changed(off, "adapt.name", "none"), "freeze_strategy.adapter.kind", "none")
@@ -73,7 +89,7 @@ def test_what_adds_nothing_is_not_in_the_identity(plain: dict[str, Any]) -> None
     before["freeze_strategy"] = {key: value for key, value in off["freeze_strategy"].items() if key != "adapter"}
     assert run_id(before) == run_id(off) != run_id(plain)
     assert folder_name(off).startswith("glyph_digits-resnet18-lora-s0-")
-    assert folder_name(plain).startswith("glyph_digits-resnet18-lora_l2_sp_coral-s0-")
+    assert folder_name(plain).startswith("glyph_digits-resnet18-lora_co_tuning_coral-s0-")
 
 
 def test_what_is_left_out_exists() -> None:
@@ -131,7 +147,7 @@ def test_weights_of_a_run_count_as_that_run_wherever_it_lies(plain: dict[str, An
 
 def test_a_folder_tells_the_run_and_is_safe_to_create(plain: dict[str, Any], tmp_path: Any) -> None:
     name = folder_name(plain)
-    assert name == f"glyph_digits-resnet18-lora_l2_sp_coral-s0-{run_id(plain)}"
+    assert name == f"glyph_digits-resnet18-lora_co_tuning_coral-s0-{run_id(plain)}"
     odd = changed(changed(plain, "model.name", "owner/repo:vit*?é" + "x" * 400), "dataset.name", "../..")
     name = folder_name(odd)
     assert "/" not in name

@@ -1,5 +1,7 @@
 """Each term against its closed form, and in a run: it holds what it should hold."""
 
+import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,15 @@ CLASSES = torch.randint(0, 4, (6,), generator=G)
 
 def asked(name: str, **changes: Any) -> RegularizerConfig:
     values = {"weight": 0.3, "head_weight": 0.0, "smallest": 1, "attention_images": 0, "layers": None, **changes}
-    return RegularizerConfig(name=name, **values)
+    return RegularizerConfig(name=name, **{"relationship": "direct", "temperature": 1.0, **values})
 
 
 def sample(count: int) -> tuple[Tensor, Tensor]:
     return IMAGES[:count], CLASSES[:count]
+
+
+def whole() -> list[tuple[Tensor, Tensor]]:
+    return [(IMAGES[:4], CLASSES[:4]), (IMAGES[4:], CLASSES[4:])]
 
 
 def model(name: str = "micro_resnet") -> TransferModel:
@@ -44,13 +50,13 @@ def moved(net: nn.Module) -> None:
 
 
 def test_none_is_nothing() -> None:
-    assert regularizers.create(asked("none"), model(), sample) is None
+    assert regularizers.create(asked("none"), model(), sample, whole) is None
 
 
 def test_l2_sp_is_half_the_squared_distance_from_the_start_and_of_the_head_from_nothing() -> None:
     ours = model()
     start = {name: parameter.detach().clone() for name, parameter in ours.net.named_parameters()}
-    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours, sample)
+    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours, sample, whole)
     moved(ours.net)
     assert penalty is not None
     value = penalty(None, CLASSES)
@@ -72,7 +78,7 @@ def test_l2_sp_treats_what_a_checkpoint_did_not_fill_as_new() -> None:
 
 def test_l2_sp_ignores_what_is_frozen() -> None:
     ours = model()
-    penalty = regularizers.create(asked("l2_sp"), ours, sample)
+    penalty = regularizers.create(asked("l2_sp"), ours, sample, whole)
     assert penalty is not None
     for name, parameter in ours.net.named_parameters():
         parameter.requires_grad_(name.startswith(("stage3", "head")))
@@ -86,7 +92,7 @@ def test_l2_sp_ignores_what_is_frozen() -> None:
 @pytest.mark.parametrize("smallest", [1, 3])
 def test_bss_is_the_lowest_eigenvalues_of_the_features_gram_matrix(smallest: int) -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss", smallest=smallest), ours, sample)
+    penalty = regularizers.create(asked("bss", smallest=smallest), ours, sample, whole)
     features: list[Tensor] = []
     ours.net.head.register_forward_pre_hook(lambda module, args: features.append(args[0]))  # type: ignore[operator, union-attr]
     ours.net(IMAGES)
@@ -113,7 +119,7 @@ def naive_maps(net: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
 
 def test_feature_distillation_is_the_distance_of_the_feature_vectors_written_out() -> None:
     ours, theirs = model(), model()
-    penalty = regularizers.create(asked("feature_distillation"), ours, sample)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole)
     layers = regularizers.layers(ours, None)
     assert layers == ("stem", "stage1", "stage2", "stage3")
     moved(ours.net)
@@ -162,8 +168,8 @@ def test_delta_weighs_each_channel_by_what_a_classifier_loses_without_it() -> No
 
 def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -> None:
     ours, same_again = model(), model()
-    equal = regularizers.create(asked("feature_distillation"), ours, sample)
-    held = regularizers.create(asked("delta", head_weight=0.7), same_again, sample)
+    equal = regularizers.create(asked("feature_distillation"), ours, sample, whole)
+    held = regularizers.create(asked("delta", head_weight=0.7), same_again, sample, whole)
     for each in (ours, same_again):
         moved(each.net)
         each.net(IMAGES)
@@ -189,7 +195,7 @@ def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -
 
 def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
     ours = model()
-    penalty = regularizers.create(asked("feature_distillation"), ours, sample)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole)
     assert penalty is not None
     ours.net.train()
     moved(ours.net)
@@ -200,6 +206,75 @@ def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
     first.backward()
     ours.net(IMAGES)
     assert penalty(IMAGES, CLASSES).item() == float(first)  # statistics of the copy have not moved
+
+
+def two_headed(sources: int = 5) -> TransferModel:
+    """A network that told apart as many source classes before."""
+    ours = model()
+    torch.manual_seed(3)
+    ours.source_head = nn.Linear(64, sources)
+    nn.init.normal_(ours.source_head.weight)
+    regularizers.add_source_head(ours)
+    return ours
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_co_tuning_is_the_cross_entropy_of_the_old_head_with_the_classes_that_the_target_looks_like(temperature: float) -> None:
+    """Image by image, class by class."""
+    ours = two_headed()
+    start = copy.deepcopy(ours.net).eval()
+    said = []
+    with torch.no_grad():
+        for image in IMAGES:
+            maps = start.stage3(start.stage2(start.stage1(start.relu(start.norm(start.stem(image[None]))))))  # type: ignore[operator]
+            logits = start.source_head(maps.mean((2, 3)))[0] / temperature  # type: ignore[operator]
+            said.append((logits.exp() / logits.exp().sum()).double().numpy())
+    matched = {
+        label: np.mean([p for p, c in zip(said, CLASSES, strict=True) if c == label], axis=0) for label in set(CLASSES.tolist())
+    }
+    penalty = regularizers.create(asked("co_tuning", temperature=temperature), ours, sample, whole)
+    assert penalty is not None
+    moved(ours.net)
+    ours.net.eval()
+    features: list[Tensor] = []
+    ours.net.head.register_forward_pre_hook(lambda module, args: features.append(args[0]))  # type: ignore[operator, union-attr]
+    ours.net(IMAGES)
+    total = 0.0
+    for feature, label in zip(features[0], CLASSES.tolist(), strict=True):
+        logits = (ours.net.source_head.weight @ feature + ours.net.source_head.bias).detach().double().numpy()  # type: ignore[operator, union-attr]
+        chances = np.exp(logits) / np.exp(logits).sum()
+        total -= 0.3 * sum(matched[label][s] * math.log(chances[s]) for s in range(5)) / len(IMAGES)
+    value = penalty(IMAGES, CLASSES)
+    assert value.item() == pytest.approx(total, rel=1e-4)
+    value.backward()
+    assert ours.net.source_head.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert ours.net.stem.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert ours.net.head.weight.grad is None  # type: ignore[union-attr]
+
+
+def test_co_tuning_blends_the_source_classes_of_blended_labels() -> None:
+    ours = two_headed()
+    penalty = regularizers.create(asked("co_tuning"), ours, sample, whole)
+    assert penalty is not None
+    hard = torch.nn.functional.one_hot(CLASSES, 4).float()
+
+    def value(targets: Tensor) -> float:
+        ours.net.eval()(IMAGES)
+        return penalty(IMAGES, targets).item()  # type: ignore[misc]
+
+    assert value(hard) == pytest.approx(value(CLASSES), rel=1e-6)
+    flipped = CLASSES.flip(0)
+    mixed = 0.3 * hard + 0.7 * torch.nn.functional.one_hot(flipped, 4)
+    assert value(mixed) == pytest.approx(0.3 * value(CLASSES) + 0.7 * value(flipped), rel=1e-5)  # it is linear in the labels
+
+
+def test_co_tuning_says_what_it_lacks() -> None:
+    with pytest.raises(ConfigError, match=r"needs the classifier that random were trained with|regularizer=co_tuning needs"):
+        regularizers.add_source_head(model())
+    with pytest.raises(ConfigError, match=r"relationship=reverse judges by images .* but a class has one training image only"):
+        regularizers.create(
+            asked("co_tuning", relationship="reverse"), two_headed(), sample, lambda: [(IMAGES[:3], torch.arange(3))]
+        )
 
 
 def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> None:
@@ -213,7 +288,7 @@ def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> Non
 
 def test_no_hook_speaks_without_gradients() -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss"), ours, sample)
+    penalty = regularizers.create(asked("bss"), ours, sample, whole)
     with torch.no_grad():
         ours.net(IMAGES)
     assert penalty is not None
@@ -244,7 +319,7 @@ def test_a_heavy_l2_sp_keeps_the_backbone_and_lets_the_head_learn(tmp_path: Path
     assert off["held"]["head.weight"] > 0.5 * off["plain"]["head.weight"]
 
 
-@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation", "delta"])
+@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation", "delta", "co_tuning"])
 def test_a_resumed_run_knows_where_it_started(name: str, tmp_path: Path) -> None:
     ours = regularized(name, "trainer.ema_decay=0.9")
     ours = replace(ours, regularizer=replace(ours.regularizer, attention_images=8))
@@ -260,7 +335,7 @@ def test_a_resumed_run_knows_where_it_started(name: str, tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation"])
+@pytest.mark.parametrize("name", ["l2_sp", "bss", "feature_distillation", "co_tuning"])
 def test_a_frozen_prefix_is_stored_only_where_the_term_can_do_without_images(name: str, tmp_path: Path) -> None:
     ours = regularized(name, "freeze_strategy.trainable=last_blocks", "freeze_strategy.blocks=1")
     stored = run(replace(ours, paths=replace(ours.paths, cache=str(tmp_path / "cache"))), tmp_path / "auto")
@@ -268,3 +343,21 @@ def test_a_frozen_prefix_is_stored_only_where_the_term_can_do_without_images(nam
     assert (stored["frontier"] is None) == (name == "feature_distillation")
     assert stored["metrics"]["test"] == whole["metrics"]["test"]
     assert stored["metrics"]["train"]["loss"] == pytest.approx(whole["metrics"]["train"]["loss"], rel=1e-5)
+
+
+def test_co_tuning_trains_the_head_of_the_checkpoint_that_it_starts_from(tmp_path: Path) -> None:
+    """A run on ten digits starts from one on letters: its old head learns, and is left aside by whoever starts from it."""
+    letters = config("freeze=full", "dataset=glyphs", "dataset.train_size=75", "dataset.val_size=75", "dataset.test_size=75")
+    run(letters, tmp_path / "letters")
+    ours = config("freeze=full", "regularizer=co_tuning")
+    ours.model.weights = str(tmp_path / "letters" / "best.pt")
+    result = run(ours, tmp_path / "digits")
+    before, after = (torch.load(tmp_path / name / "best.pt", weights_only=True)["model"] for name in ("letters", "digits"))
+    assert after["source_head.weight"].shape == before["head.weight"].shape == (75, 64)
+    assert after["head.weight"].shape == (10, 64)
+    moved = (after["source_head.weight"] - before["head.weight"]).norm() / before["head.weight"].norm()
+    assert 0 < moved < 0.5
+    assert result["params"]["trainable"] == result["params"]["total"]
+    following = config("freeze=full")
+    following.model.weights = str(tmp_path / "digits" / "best.pt")
+    assert set(run(following, tmp_path / "following")["weights"]["unexpected"]) == {"source_head.weight", "source_head.bias"}

@@ -255,8 +255,11 @@ def _model(config: RunConfig, ranks: Ranks, shared: Stock | None) -> models.Tran
     if shared is not None:
         return shared.model(config, outputs, ranks.device)
     pretrained = config.freeze_strategy.pretrained
-    model = models.create(config.model, outputs, in_chans=config.dataset.in_chans, pretrained=pretrained)
+    both = config.regularizer.name == "co_tuning"
+    model = models.create(config.model, outputs, in_chans=config.dataset.in_chans, pretrained=pretrained, source_head=both)
     model = models.adapt(model, config.freeze_strategy)
+    if both:
+        regularizers.add_source_head(model)
     if config.adapt.name == "dann":
         adaptation.add_domain_classifier(model.net, model.heads[0])
     return model
@@ -322,12 +325,20 @@ def _penalty(
         images, targets, *_ = train.read([*range(min(count, train.images))])
         return ready(images, kit), targets.to(kit.ranks.device)
 
+    def whole() -> Iterator[tuple[Tensor, Tensor]]:
+        plain = replace(config.transform, augmentation="none", hflip=False)
+        images = _in_order(data.load_splits(config.dataset, plain, model.preprocessing, config.seed).train, config, kit.ranks)
+        chosen = train.loader.subset or [*range(images.images)]
+        for start in range(0, len(chosen), images.batch_size):
+            some, targets, *_ = images.read(chosen[start : start + images.batch_size])
+            yield ready(some, kit), targets.to(kit.ranks.device)
+
     def draw(count: int) -> Tensor:
         assert unlabelled is not None
         return ready(unlabelled.read(torch.randint(unlabelled.images, (max(2, count),)).tolist())[0], kit)
 
     terms = [
-        regularizers.create(config.regularizer, model, sample),
+        regularizers.create(config.regularizer, model, sample, whole),
         adaptation.create(config.adapt, model.net, model.heads[0], draw, kit, config.trainer.epochs * train.images),
     ]
     wanted = [term for term in terms if term is not None]

@@ -19,6 +19,7 @@ from fourfold.config import (
     PRECISIONS,
     PREFLIGHTS,
     REGULARIZERS,
+    RELATIONSHIPS,
     SAMPLERS,
     SCHEDULES,
     SEARCH_PRUNERS,
@@ -112,6 +113,7 @@ def _check_names(config: RunConfig) -> None:
         ("freeze_strategy.norm_stats", config.freeze_strategy.norm_stats, NORM_STATS),
         ("adapt.name", config.adapt.name, ADAPTATIONS),
         ("regularizer.name", config.regularizer.name, REGULARIZERS),
+        ("regularizer.relationship", config.regularizer.relationship, RELATIONSHIPS),
         ("freeze_strategy.adapter.kind", config.freeze_strategy.adapter.kind, ADAPTERS),
         ("scheduler.name", config.scheduler.name, SCHEDULES),
         ("transform.augmentation", config.transform.augmentation, AUGMENTATIONS),
@@ -176,6 +178,7 @@ def _check_numbers(config: RunConfig) -> None:
             raise ConfigError(f"{key}={value} is too small: choose {low} or more")
     positive = {
         "optimizer.lr": config.optimizer.lr,
+        "regularizer.temperature": config.regularizer.temperature,
         "trainer.clip_norm": trainer.clip_norm,
         "freeze_strategy.backbone_lr_mult": freeze.backbone_lr_mult,
         "freeze_strategy.finetune_lr_mult": freeze.finetune_lr_mult,
@@ -313,6 +316,11 @@ def _check_regularizer(config: RunConfig) -> None:
         raise ConfigError(
             f"regularizer=delta weighs channels by what a classifier loses, not dataset.task={config.dataset.task}: "
             "add regularizer.attention_images=0, or choose feature_distillation"
+        )
+    if name == "co_tuning" and config.dataset.task != "classification":
+        raise ConfigError(
+            f"regularizer=co_tuning matches the classes of two data sets, but dataset.task={config.dataset.task}: choose "
+            "another"
         )
     if name in ("l2_sp", "delta") and config.optimizer.weight_decay:
         raise ConfigError(

@@ -28,7 +28,8 @@ CACHES = ("auto", "off")
 CACHE_DTYPES = ("fp32", "bf16", "fp16")
 KEPT_IMAGES = ("auto", "off", "ram", "disk")
 ADAPTATIONS = ("none", "adabn", "coral", "mmd", "dann")
-REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation", "delta")
+REGULARIZERS = ("none", "l2_sp", "bss", "feature_distillation", "delta", "co_tuning")
+RELATIONSHIPS = ("reverse", "direct")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SIZES = ("small", "large")
 SEARCH_SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "nsgaii", "grid", "brute_force")
@@ -152,6 +153,8 @@ class RegularizerConfig:
     layers: Optional[
         list[str]
     ]  # feature_distillation and delta: modules whose outputs are compared; null: four blocks, evenly spread
+    relationship: str  # co_tuning: one of RELATIONSHIPS, how the classes of source and target are matched
+    temperature: float  # co_tuning: what the source head's logits are divided by, so that its probabilities are calibrated
 
 
 @dataclass

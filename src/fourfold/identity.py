@@ -70,6 +70,7 @@ NOT_IN_THE_PARTS = {
     "paths": "where files lie",
 }  # two runs that differ in nothing else are built of the same parts, and take as long
 ADDED = ("regularizer", "adapt")  # groups that add something to a strategy, and nothing where their option is `none`
+CO_TUNING = ("relationship", "temperature")  # keys of the group that no other regularizer reads
 EXACT = (("dtype", "fp32"), ("views", None))  # of the cache: activations as they were computed, of images as they are
 ROOT_IS_THE_DATA = ("image_folder", "csv")  # dataset.source values for which dataset.root says which images
 _LONGEST_PART = 60  # characters of a name in a folder's name: five parts stay below the 255 of every file system
@@ -123,6 +124,8 @@ def _digest(settings: Any) -> str:
 def essential(plain: Mapping[str, Any]) -> dict[str, Any]:
     """A config without what adds nothing; so a run from before there was such a group or key is the same run."""
     kept = {group: values for group, values in plain.items() if group not in ADDED or values["name"] != "none"}
+    if "regularizer" in kept and kept["regularizer"]["name"] != "co_tuning":
+        kept["regularizer"] = {key: value for key, value in kept["regularizer"].items() if key not in CO_TUNING}
     freeze = kept["freeze_strategy"]
     if freeze.get("adapter", {}).get("kind") == "none":
         kept["freeze_strategy"] = {key: value for key, value in freeze.items() if key != "adapter"}

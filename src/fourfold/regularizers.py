@@ -1,4 +1,4 @@
-"""A further term of the training loss, about what the network brought with it: its starting weights, or its features.
+"""A further term of the training loss, about what the network brought with it: its starting weights, features, or classifier.
 
 A term is a function of one micro-batch. Those that look at activations listen to the network with hooks that are silent
 while no gradient is wanted, so that validation and testing cost nothing.
@@ -6,35 +6,39 @@ while no gradient is wanted, so that validation and testing cost nothing.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fourfold import relationship
 from fourfold.config import ConfigError, RegularizerConfig, nearest
 from fourfold.loop import Penalty
 from fourfold.models import TransferModel, outputs
 from fourfold.models.listening import entering, leaving, listen, pooled
 
 Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
+Whole = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # all training images as evaluation shows them, and classes, in batches
+SOURCE_HEAD = "source_head"  # where a network keeps the classifier that it had before
 NEED_IMAGES = ("feature_distillation", "delta")
 LAYERS = 4  # blocks that are compared where none are named
 SOFTNESS = 5.0  # of DELTA's attention: its authors' code divides by it, which the paper leaves out
 SHRINK = 1e-3  # of the probe behind that attention
 
 
-def create(config: RegularizerConfig, model: TransferModel, sample: Sample) -> Penalty | None:
+def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whole: Whole) -> Penalty | None:
     """The term that `config` asks for; None for none.
 
     Args:
         config: Which term, and how much of it.
         model: On its device, with the weights that it starts from: they are copied.
         sample: Gives the first training images; asked only where a term must know them.
+        whole: Gives all of them; likewise.
 
     Raises:
-        ConfigError: a layer is named that the network does not have.
+        ConfigError: a layer is named that the network does not have, or the classes cannot be matched.
     """
     if config.name == "l2_sp":
         return l2_sp(model.net, transferred(model), config.weight, config.head_weight)
@@ -46,7 +50,26 @@ def create(config: RegularizerConfig, model: TransferModel, sample: Sample) -> P
         held = layers(model, config.layers)
         channels = attention(model, held, *sample(config.attention_images)) if config.attention_images else None
         return delta(model.net, held, transferred(model), config.weight, config.head_weight, channels)
+    if config.name == "co_tuning":
+        matched = matches(model, whole(), config.relationship, config.temperature)
+        return co_tuning(model.net, model.heads[0], matched, config.weight)
     return None
+
+
+def add_source_head(model: TransferModel) -> None:
+    """Give the network the classifier that it had before its new head; its own forward pass does not call it.
+
+    It learns with the head, and is saved with the network. Changes `model.net`.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if model.source_head is None:
+        raise ConfigError(
+            f"regularizer=co_tuning needs the classifier that {model.weights.source} were trained with, but they bring "
+            "none that is one Linear layer or one convolution of 1 x 1: choose other model.weights, or another regularizer"
+        )
+    model.net.add_module(SOURCE_HEAD, model.source_head)
 
 
 def needs_images(config: RegularizerConfig) -> bool:
@@ -130,6 +153,62 @@ def delta(
         return (weight * torch.stack([each.sum() for each in weighed]).sum() + head_weight * torch.stack(anew).sum()) / 2
 
     return penalty
+
+
+def co_tuning(net: nn.Module, head: str, matched: Tensor, weight: float) -> Penalty:
+    """weight * (the mean cross-entropy of the source head's answers against p(source class | the image's target class)).
+
+    Co-Tuning (You, Kou, Long and Wang 2020, "Co-Tuning for Transfer Learning", NeurIPS). Features are what enters the head, and
+    the source head is given them as well; blended labels blend their source classes.
+
+    Args:
+        net: Has its source head: see `add_source_head`.
+        head: Name of its new head.
+        matched: [target classes, source classes], rows sum to 1.
+        weight: Of the term.
+    """
+    heard = listen(net, {head: entering})
+    source = net.get_submodule(SOURCE_HEAD)
+
+    def penalty(inputs: Any, targets: Tensor) -> Tensor:
+        wanted = targets.to(matched.dtype) @ matched if targets.is_floating_point() else matched[targets]
+        return weight * functional.cross_entropy(pooled(source(heard.pop(head).float())), wanted)
+
+    return penalty
+
+
+def matches(model: TransferModel, whole: Iterable[tuple[Tensor, Tensor]], approach: str, temperature: float) -> Tensor:
+    """p(source class | target class), [T, S], by what the source head of the starting network says of the training images.
+
+    Changes nothing and draws nothing.
+
+    Args:
+        model: Has its source head: see `add_source_head`.
+        whole: batches of images as the network is given them, [N, ...], and their classes [N].
+        approach: `reverse` or `direct`, see `relationship`.
+        temperature: of the source head's softmax.
+
+    Raises:
+        ConfigError: a class has too few images for the approach.
+    """
+    net, head = copy.deepcopy(model.net).eval().requires_grad_(False), model.heads[0]
+    heard = listen(net, {head: entering}, always=True)
+    said, classes, outputs = [], [], 0
+    with torch.no_grad():
+        for images, targets in whole:
+            outputs = net(images).shape[1]
+            logits = pooled(net.get_submodule(SOURCE_HEAD)(heard.pop(head).float()))
+            said.append(torch.softmax(logits.double() / temperature, dim=1).cpu())
+            classes.append(targets.cpu())
+    learn = {"reverse": relationship.reverse, "direct": relationship.direct}[approach]
+    try:
+        found = learn(torch.cat(said).numpy(), torch.cat(classes).numpy(), outputs)
+    except ValueError as reason:
+        raise ConfigError(
+            f"regularizer.relationship={approach} judges by images that were not learnt from, but {reason}: choose "
+            "regularizer.relationship=direct, or give more images"
+        ) from reason
+    return torch.from_numpy(found).float().to(next(model.net.parameters()).device)
 
 
 def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targets: Tensor) -> list[Tensor]:

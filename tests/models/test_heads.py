@@ -149,3 +149,22 @@ def test_what_a_network_keeps_of_its_weights_belongs_to_no_graph() -> None:
         module.training = False
     for _ in range(2):
         net(images).sum().backward()
+
+
+def test_the_head_of_before_is_kept_where_it_is_asked_for(model_config, tmp_path) -> None:
+    """Of a checkpoint it gives that network's own logits; without a checkpoint it is what the source's builder made."""
+    torch.manual_seed(0)
+    first = create(model_config("test_resnet", "timm"), 6).net.eval()
+    torch.save(first.state_dict(), tmp_path / "first.pt")
+    model = create(model_config("test_resnet", "timm", weights=str(tmp_path / "first.pt")), 3, source_head=True)
+    images = torch.randn(2, 3, 64, 64)
+    features: list[Tensor] = []
+    model.net.eval().get_submodule(model.heads[0]).register_forward_pre_hook(lambda module, args: features.append(args[0]))
+    assert model.net(images).shape == (2, 3)
+    assert model.source_head is not None
+    torch.testing.assert_close(model.source_head(features[0]), first(images))
+    assert create(model_config("test_resnet", "timm"), 3).source_head is None
+    for name, source, shape in (("resnet18", "torchvision", (1000, 512)), ("squeezenet1_1", "torchvision", (1000, 512, 1, 1))):
+        made = create(model_config(name, source), 3, source_head=True).source_head
+        assert made is not None
+        assert made.weight.shape == shape

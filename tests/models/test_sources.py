@@ -128,6 +128,7 @@ def test_a_function_of_ones_own_is_told_what_it_asks_for(own: str, model_config)
     assert model.net[3].out_features == 4
     assert model.net[0].weight.unique().tolist() == [1.0]
     assert model.weights.source == f"{own}.sized"
+    assert create(config, 4, in_chans=2, source_head=True).source_head is None  # its layer for 4 outputs is as new as any
     assert create(config, 4, in_chans=2, pretrained=False).net[0].weight.unique().tolist() == [0.0]
 
 

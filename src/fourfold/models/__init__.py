@@ -1,5 +1,6 @@
 """Models: any network from any source, with a new head that is proven to be used, cut into blocks."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +39,12 @@ class TransferModel:
     preprocessing: Preprocessing
     weights: WeightsReport
     adapters: frozenset[str] = frozenset()  # parameters of `adapt`, each in its layer's block
+    source_head: nn.Module | None = None  # what stood in the head's place, if it was asked for; None: not known
 
 
-def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrained: bool = True) -> TransferModel:
+def create(
+    config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrained: bool = True, source_head: bool = False
+) -> TransferModel:
     """Build the network, give it a new head and prove with a real forward pass that the head decides the output.
 
     Draws torch's global generator for the initial weights, the same amount in every call with the same arguments. Touches the
@@ -50,6 +54,8 @@ def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrain
         num_outputs: width of the new head.
         in_chans: channels of the images; the first convolution is adapted to it.
         pretrained: false gives random weights, whatever `config.weights` says.
+        source_head: keep the layer that the weights were trained with in the head's place, where there is one and only one; of
+            random weights, one like it.
 
     Raises:
         ConfigError: an unknown name, weights that cannot be had or do not fit, or a network whose head cannot be replaced.
@@ -60,6 +66,7 @@ def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrain
     stem.adapt(net, in_chans)
     prepared = preprocessing.override(built.preprocessing, config, in_chans)
     images = dummy_images(net, in_chans, prepared.size)
+    before = dict(net.named_modules())
     if built.heads:
         names = built.heads
     elif built.sized:
@@ -70,7 +77,20 @@ def create(config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrain
     if isinstance(begin, Path):
         report = weights.load(net, begin, names, config.partial_weights)
     heads.prove(net, names, num_outputs, images)
-    return TransferModel(net, names, blocks.split(net, names), prepared, report)
+    kept = _source_head(net, names, begin, built.source_head or before[names[0]]) if source_head else None
+    return TransferModel(net, names, blocks.split(net, names), prepared, report, source_head=kept)
+
+
+def _source_head(net: nn.Module, names: tuple[str, ...], begin: str | Path | None, before: nn.Module) -> nn.Module | None:
+    """The layer that the starting weights were trained with in the head's place; `before` stood there when they were read."""
+    if len(names) > 1:
+        return None
+    if isinstance(begin, Path):
+        return weights.head(begin, names[0])
+    new = net.get_submodule(names[0])
+    if before is new:  # the source was told the number of outputs
+        return copy.deepcopy(new) if begin is None else None
+    return before if isinstance(before, nn.Linear | nn.Conv2d) else None
 
 
 def adapt(model: TransferModel, config: FreezeConfig) -> TransferModel:

@@ -37,6 +37,7 @@ class Built:
     origin: str  # which weights it has
     heads: tuple[str, ...] = ()  # already new and of the right width; empty when the head has to be looked for
     sized: bool = False  # the source was told the number of outputs, so the head has only to be found
+    source_head: nn.Module | None = None  # what stood in the head's place, where the source has taken it out already
 
 
 def build(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
@@ -145,12 +146,14 @@ def _timm_built(name: str, config: ModelConfig, pretrained: bool, num_outputs: i
         net = _called(timm.create_model, config, name, pretrained=pretrained, in_chans=in_chans)
     if config.image_size is not None and hasattr(net, "set_input_size"):  # transformers, whose embedding depends on it
         net.set_input_size(img_size=(config.image_size, config.image_size))
+    before = net.get_classifier()
     net.reset_classifier(num_outputs)
     classifiers = net.get_classifier()  # several in distilled models
     wanted = classifiers if isinstance(classifiers, (tuple, list)) else (classifiers,)
     heads = tuple(module_name for module_name, module in net.named_modules() if any(module is head for head in wanted))
     meta = preprocessing.from_timm(resolve_model_data_config(net))
-    return Built(net, meta, f"timm {_full_name(net, name)}" if pretrained else "random", heads)
+    origin = f"timm {_full_name(net, name)}" if pretrained else "random"
+    return Built(net, meta, origin, heads, source_head=before if isinstance(before, nn.Module) else None)
 
 
 def _full_name(net: nn.Module, name: str) -> str:

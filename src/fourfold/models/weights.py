@@ -87,6 +87,28 @@ def load(net: nn.Module, file: Path, heads: tuple[str, ...], partial: bool) -> W
     return WeightsReport(str(file), missing, unexpected, mismatched, dropped)
 
 
+def head(file: Path, name: str) -> nn.Linear | nn.Conv2d | None:
+    """The layer called `name` that a checkpoint file has, a Linear or a convolution of 1 x 1; None where it has no such layer.
+
+    Draws nothing.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found = read(file)
+    weight, bias = found.get(f"{name}.weight"), found.get(f"{name}.bias")
+    if weight is None or weight.ndim not in (2, 4) or (weight.ndim == 4 and weight.shape[2:] != (1, 1)):
+        return None
+    outputs, inputs = weight.shape[:2]
+    layer: nn.Linear | nn.Conv2d
+    if weight.ndim == 2:
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None)
+    else:
+        layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 1, bias=bias is not None)
+    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return layer
+
+
 def read(file: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint file, on the CPU, without wrappers and prefixes.
 
