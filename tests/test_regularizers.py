@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from fourfold import models, regularizers
+from fourfold import freeze, models, regularizers
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RegularizerConfig
 from fourfold.models import TransferModel, WeightsReport
@@ -358,6 +358,9 @@ def test_co_tuning_trains_the_head_of_the_checkpoint_that_it_starts_from(tmp_pat
     moved = (after["source_head.weight"] - before["head.weight"]).norm() / before["head.weight"].norm()
     assert 0 < moved < 0.5
     assert result["params"]["trainable"] == result["params"]["total"]
+    plan = freeze.plan(two_headed(), compose(["freeze=two_rate"]).freeze_strategy, epochs=3)
+    rates = {name: group.lr_mult for group in plan.groups for name in group.params}
+    assert rates["source_head.weight"] == rates["stage3.conv1.weight"] == 0.1 * rates["head.weight"]
     following = config("freeze=full")
     following.model.weights = str(tmp_path / "digits" / "best.pt")
     assert set(run(following, tmp_path / "following")["weights"]["unexpected"]) == {"source_head.weight", "source_head.bias"}

@@ -16,7 +16,7 @@ from torch.nn import functional
 from fourfold import relationship
 from fourfold.config import ConfigError, RegularizerConfig, nearest
 from fourfold.loop import Penalty
-from fourfold.models import TransferModel, outputs
+from fourfold.models import Block, TransferModel, outputs
 from fourfold.models.listening import entering, leaving, listen, pooled
 
 Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
@@ -59,7 +59,8 @@ def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whol
 def add_source_head(model: TransferModel) -> None:
     """Give the network the classifier that it had before its new head; its own forward pass does not call it.
 
-    It learns with the head, and is saved with the network. Changes `model.net`.
+    It learns with the last block, at its rate, since it was transferred as that was, and is saved with the network. Changes
+    `model`.
 
     Raises:
         ConfigError: it is not known.
@@ -70,6 +71,9 @@ def add_source_head(model: TransferModel) -> None:
             "none that is one Linear layer or one convolution of 1 x 1: choose other model.weights, or another regularizer"
         )
     model.net.add_module(SOURCE_HEAD, model.source_head)
+    *before, last = model.blocks
+    own = [f"{SOURCE_HEAD}.{name}" for name, _ in model.source_head.named_parameters()]
+    model.blocks = (*before, Block(last.name, (*last.params, *own)))
 
 
 def needs_images(config: RegularizerConfig) -> bool:
