@@ -16,7 +16,7 @@ from study.synthetic import write_run
 
 REPRODUCE = sorted(name for name in groups.options((groups.conf_dir(),))["experiment"] if name.startswith("reproduce/"))
 TRAINED = [name for name in REPRODUCE if name.rpartition("/")[2] not in ("cui_emd", "logme_ranking")]
-CELLS = {"kornblith12": 200, "vtab_quadrants": 72, "tllib_sampling": 36, "vpt_table1": 210, "bit_fewshot": 18}
+CELLS = {"kornblith12": 200, "vtab_quadrants": 72, "tllib_sampling": 60, "vpt_table1": 210, "bit_fewshot": 18}
 MINE = """# @package _global_
 # A table to be held against
 study: mine
