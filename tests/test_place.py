@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fourfold import advice, cli, data, place, placement
+from fourfold import advice, cli, data, measuring, place, placement
 from fourfold.compose import compose
 from fourfold.config import FreezeConfig, RunConfig
 from fourfold.models import create, norms
@@ -50,7 +50,7 @@ LEVELS = compose([]).place
 
 
 def measured(config: RunConfig) -> placement.Placement:
-    return placement.measure(config, {name: compose([f"freeze={name}"]).freeze_strategy for name in place.STRATEGIES})
+    return measuring.measure(config, {name: compose([f"freeze={name}"]).freeze_strategy for name in place.STRATEGIES})
 
 
 def weights(folder: Path, gate: float) -> str:
@@ -102,13 +102,13 @@ def test_weights_that_are_no_better_than_random_ones_have_no_lift(tmp_path: Path
 
 def test_shuffled_labels_take_the_lift_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same network and images as those of the lift near 1."""
-    first = placement._first
+    first = measuring._first
 
     def shuffled(*given):
         images, labels = first(*given)
         return images, np.random.default_rng(0).permutation(labels)
 
-    monkeypatch.setattr(placement, "_first", shuffled)
+    monkeypatch.setattr(measuring, "_first", shuffled)
     found = measured(compose([*FAKE, *OWN, weights(tmp_path, 1.0)]))
     assert abs(found.lift.value) < 0.2
     assert found.similarity == "different"
@@ -135,16 +135,16 @@ def test_statistics_are_set_on_the_images_and_their_shift_is_the_closed_form() -
     images, _ = train_images(config, 96)
     before = {name: param.clone() for name, param in net.named_parameters()}
     entering = net.stem(images).detach().double().transpose(0, 1).flatten(1)  # [C, M]
-    batches = placement._Prepared(images.split(32), nn.Identity(), torch.device("cpu"))
+    batches = measuring._Prepared(images.split(32), nn.Identity(), torch.device("cpu"))
 
     def shift() -> float:
-        with placement._norms_watched(net) as seen, torch.no_grad():
+        with measuring._norms_watched(net) as seen, torch.no_grad():
             for batch in batches:
                 net(batch)
         (first, *_) = seen
         closed = batch_norm_shift(first[0], first[1], entering.mean(dim=1), entering.var(dim=1, correction=0))
-        assert placement._shift([first]) == pytest.approx(closed, rel=1e-4)
-        found = placement._shift(seen)
+        assert measuring._shift([first]) == pytest.approx(closed, rel=1e-4)
+        found = measuring._shift(seen)
         assert found is not None
         return found
 
@@ -177,7 +177,7 @@ def test_between_small_and_large_is_both(per_class: int, names: tuple[str, ...])
 
 
 def test_shares_count_the_draws_on_each_side_of_the_thresholds() -> None:
-    assert placement._shares(
+    assert measuring._shares(
         np.array([0.95, 0.9, 0.89, 0.5, 0.49]), replace(LEVELS, similar=0.9, different=0.5)
     ) == pytest.approx({"similar": 0.4, "middle": 0.4, "different": 0.2})
 
@@ -272,10 +272,10 @@ def test_what_a_study_remembers_is_what_was_measured(tmp_path: Path, monkeypatch
     strategies = {name: compose([f"freeze={name}"]).freeze_strategy for name in place.STRATEGIES}
     file = tmp_path / "study" / "placements.json"
     assert placement.recalled(config, file) is None
-    found = placement.measure(config, strategies)
-    first = placement.remembered(config, strategies, file)
+    found = measuring.measure(config, strategies)
+    first = measuring.remembered(config, strategies, file)
     assert replace(first, seconds=0) == replace(found, seconds=0)
-    monkeypatch.setattr(placement, "measure", lambda *given: pytest.fail("it was measured again"))
-    assert placement.remembered(config, strategies, file) == first
+    monkeypatch.setattr(measuring, "measure", lambda *given: pytest.fail("it was measured again"))
+    assert measuring.remembered(config, strategies, file) == first
     assert placement.recalled(replace(config, seed=1), file) is None  # other images
     assert placement.recalled(replace(config, study="another"), file) == first

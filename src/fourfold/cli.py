@@ -188,6 +188,11 @@ def _info(asked: Invocation) -> None:
 
 
 def _place(asked: Invocation) -> None:
+    if len(asked.flags) == 1 and not asked.overrides and Path(asked.flags[0]).is_dir():
+        from fourfold import survey
+
+        survey.show(Path(asked.flags[0]))
+        return
     asked = asked.checked()
     from fourfold import place
 
@@ -292,6 +297,11 @@ def _sweep(asked: Invocation) -> None:
     try:
         with hydra_ready(asked.dirs) as hydra, multirun.checked_already():
             batches = hydra.multirun(asked.config_name, task, overrides)
+        if plan.maps and "FOURFOLD_WORKER" not in os.environ:
+            from fourfold import survey
+
+            for folder in plan.folders:
+                survey.finish(folder)
     except ConfigError:  # the sweep itself cannot be
         raise
     except Exception as error:  # a worker was killed, a launcher could not start

@@ -3,7 +3,7 @@
 import copy
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -158,6 +158,33 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
     config = RunConfig(**values)
     validate(config)
     return config
+
+
+def recorded(plain: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration read back from its record, validated; keys that its version did not know have their defaults.
+
+    Args:
+        plain: As in `config.json`.
+
+    Raises:
+        ConfigError: the values cannot run together.
+    """
+    usual = OmegaConf.to_container(
+        OmegaConf.masked_copy(_composed_once((), ()), [each.name for each in fields(RunConfig)]), resolve=True
+    )
+    assert isinstance(usual, dict)
+    cfg = _schema(RunConfig)
+    cfg.merge_with(_known(plain, {str(key): value for key, value in usual.items()}, RunConfig))
+    return to_run_config(cfg)
+
+
+def _known(plain: Mapping[str, Any], usual: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Of each key of the schema the value in `plain`, or else the usual one."""
+    sections = _sections(kind)
+    return {
+        name: _known(plain.get(name, {}), usual[name], sections[name]) if name in sections else plain.get(name, usual[name])
+        for name in _hints(kind)
+    }
 
 
 def _refuse_unknown(node: DictConfig, kind: type, prefix: str = "") -> None:

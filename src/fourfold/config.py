@@ -320,6 +320,7 @@ class SearchConfig:
     enqueue: list[dict[str, Any]]  # points that each cell tries after the textbook's
     warm_start: Optional[str]  # an older study's folder, whose best settings each cell tries then; or transferability
     keep: Optional[int]  # with warm_start=transferability: models and strategies that run on each target, the best of them
+    map: bool  # whether a multirun ends with measuring where its data sets lie, for the map of its report; see docs/place.md
     preflight: str  # one of PREFLIGHTS: what cannot run, found before the first run, is told, or stops the multirun
 
 

@@ -35,6 +35,7 @@ class Plan:
     overrides: list[str]  # what Hydra is given, in canonical spelling
     folders: tuple[Path, ...]  # of the study, or of each when `study` itself is swept
     max_failure_rate: float | None  # above which the multirun ends with an error; None: any failure is one
+    maps: bool  # whether it measures where its data sets lie, once its runs are done
 
 
 def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> Plan:
@@ -71,7 +72,10 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
                 _ = job.hydra.sweep.subdir  # resolves and validates all of it: the folder's name is a hash of the run
                 folders.append(Path(job.hydra.sweep.dir))
     ours = cfg.hydra.sweeper.get("_target_") == OURS
-    return Plan([*merged, *study], tuple(dict.fromkeys(folders)), float(cfg.search.max_failure_rate) if ours else None)
+    most = float(cfg.search.max_failure_rate) if ours else None
+    # a launcher that sends runs to other machines may have been started on one that shall not compute
+    here = any(name in str(cfg.hydra.launcher.get("_target_")) for name in ("basic", "joblib"))
+    return Plan([*merged, *study], tuple(dict.fromkeys(folders)), most, bool(cfg.search.map) and here)
 
 
 def _check_sweeper(sweeper: DictConfig) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from fourfold.advice import EVIDENCE, STUDY
 from fourfold.compose import ROOT, compose, composed, explained, hydra_ready, settled, start_of, to_run_config
 from fourfold.config import ConfigError, RunConfig
-from fourfold.placement import Placement, Size, measure, recalled, refuse, remembered
+from fourfold.measuring import measure, refuse, remembered
+from fourfold.placement import Placement, Size, recalled
 from fourfold.prospects import varying
 from fourfold.task import finish_start
 
@@ -31,10 +32,10 @@ def placed(config: RunConfig, dirs: Sequence[Path] = (), file: Path | None = Non
     Args:
         config: As `compose` gives it; what its strategy trains does not matter.
         dirs: Folders with the user's own options.
-        file: Where a study remembers what was measured; see `placement.remembered`.
+        file: Where a study remembers what was measured; see `measuring.remembered`.
 
     Raises:
-        ConfigError: see `placement.measure`.
+        ConfigError: see `measuring.measure`.
     """
     config = _bare(config)
     strategies = {name: compose([f"freeze={name}"]).freeze_strategy for name in STRATEGIES}
@@ -65,7 +66,7 @@ def show(words: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROO
         config_name: The primary config.
 
     Raises:
-        ConfigError: one sentence; see also `placement.measure`.
+        ConfigError: one sentence; see also `measuring.measure`.
     """
     width = min(shutil.get_terminal_size((120, 24)).columns, 140)
     wanted = _alternatives(words, dirs, config_name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fourfold.compose import compose
 from fourfold.config import RunConfig
 from fourfold.files import lock, read_json, write_json
-from fourfold.placement import class_means
+from fourfold.measuring import class_means
 from fourfold.transferability import domain_similarity, prototype_emd
 
 FILE = "similarities.json"

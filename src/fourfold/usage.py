@@ -13,6 +13,7 @@ COMMANDS = {
     "fourfold plan OVERRIDES": "print what `fourfold -m OVERRIDES` would run, what is done, and how long it takes",
     "fourfold info OVERRIDES": "print the blocks of a model and what would learn",
     "fourfold place OVERRIDES": "measure how similar and how large the training data are, and print what that suggests",
+    "fourfold place FOLDER": "measure where the data sets of a study lie, for the map of its report",
     "fourfold verify reproduce/NAME": "hold finished runs against a published table (--run: make them; --offline: a stand-in)",
     "fourfold report FOLDER [--format F]": "write report.html for a study (or md, json, csv, latex, pdf) and print where it is",
     "fourfold report FOLDER FOLDER": "compare two studies",

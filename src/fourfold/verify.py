@@ -8,6 +8,7 @@ from typing import Any
 
 from fourfold.compose import canonical, composed, explained, to_run_config
 from fourfold.config import ConfigError, RunConfig
+from fourfold.placement import FILE
 from fourfold.study.metric import metric_of
 from fourfold.study.results import Result, collect
 
@@ -203,7 +204,7 @@ def _without_training(
         source = configured([*words, *overrides_of({**wanted, "dataset": wanted[SOURCE]})], dirs)
         value = known(source, config, folder)
         return value, int(value is not None), ""
-    found = already(config, dirs, folder / "placements.json")
+    found = already(config, dirs, folder / FILE)
     if found is None:
         return None, 0, ""
     return {"logme": found.logme, "lift": found.lift.value}[measure], found.seen, ""
@@ -237,7 +238,7 @@ def _measure(table: Table, wanted: Mapping[str, Any], words: Sequence[str], dirs
     if table.measure == "similarity":
         source = configured([*words, *overrides_of({**wanted, "dataset": wanted[SOURCE]})], dirs)
         return remembered(source, config, folder)
-    return placed(config, dirs, folder / "placements.json").logme
+    return placed(config, dirs, folder / FILE).logme
 
 
 def show(config: RunConfig, found: Sequence[Check]) -> bool:

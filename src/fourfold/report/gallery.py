@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fourfold.report import confusion, costs, curves, figures, movement, standings
+from fourfold.report import confusion, costs, curves, figures, movement, standings, study_map
 from fourfold.report.canvas import Kind, save, styled, write_sheet
 from fourfold.study.quadrants import Study
 from fourfold.study.ranking import rank
@@ -28,4 +28,7 @@ def write(study: Study, folder: Path) -> tuple[Path, ...]:
     if ranking is not None:
         with styled():
             written += save(standings.figure(ranking), folder / "ranks")
+    if study_map.points(study):
+        with styled():
+            written += save(study_map.sheet(study), folder / "map")
     return tuple(written)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fourfold.report import methods
 from fourfold.report.commands import repeat
+from fourfold.report.positions import displaced
 from fourfold.report.wording import heading, sentences, summary
 from fourfold.study.cells import Cell
 from fourfold.study.energy import watt_hours
@@ -23,6 +24,7 @@ def data(study: Study) -> dict[str, Any]:
     return {
         "study": study.name,
         "summary": summary(study.places, names),
+        "displaced": displaced(study),
         "strategies": list(study.strategies),
         "places": [_place_data(place, name) for place, name in zip(study.places, names, strict=True)],
         "ranking": _ranking_data(study),
@@ -51,9 +53,21 @@ def _place_data(place: Place, name: str) -> dict[str, Any]:
         "train_size": place.train_size,
         "model": place.model,
         "metric": place.metric.name,
+        "placement": _placement_data(place),
         "verdict": verdict,
         "cells": [_cell_data(cell, place.metric) for cell in place.cells],
     }
+
+
+def _placement_data(place: Place) -> dict[str, Any] | None:
+    """Where the data were measured to lie; null where nobody has."""
+    found = place.placement
+    if found is None:
+        return None
+    lift = {name: value for name, value in asdict(found.lift).items() if name != "draws"}
+    measured = {"similarity": found.similarity, "sizes": list(found.sizes), "images_per_class": found.size.per_class}
+    plain = {name: value for name, value in asdict(found).items() if name not in ("lift", "seconds")}
+    return plain | measured | {"lift": lift, "misplaced": place.misplaced}
 
 
 def _rival_data(rival: Rival, p_permutation: float | None, metric: Metric) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import markupsafe
 
-from fourfold.report import canvas, confusion, figures, gallery, methods, standings
+from fourfold.report import canvas, confusion, figures, gallery, methods, positions, standings, study_map
 from fourfold.report.commands import repeat
 from fourfold.report.confusion import Mistakes
 from fourfold.report.numbers import provenance
@@ -19,6 +20,7 @@ from fourfold.report.wording import (
     heading,
     headline,
     interval,
+    listed,
     p_value,
     percent_sign,
     sentences,
@@ -109,14 +111,16 @@ def render(study: Study) -> str:
         lstrip_blocks=True,
     )
     environment.filters["tight"] = _tight
+    environment.filters["code"] = _code
     names = [heading(place, study) for place in study.places]
-    columns, positions = canvas.grid(study.places) if study.places else (1, [])
+    columns, squares = canvas.grid(study.places) if study.places else (1, [])
     sections = [
         _section(place, study, f"p{index}", position)
-        for index, (place, position) in enumerate(zip(study.places, positions, strict=True))
+        for index, (place, position) in enumerate(zip(study.places, squares, strict=True))
     ]
     integrity = inspect(study.results, study.places)
     ranking, left = rank(study.places), _left(study)
+    maps, lines = study_map.panels(study), positions.positions(study)
     return environment.get_template("template.html.j2").render(
         study=study,
         facts=_facts(study),
@@ -134,12 +138,19 @@ def render(study: Study) -> str:
         left=left,
         most_listed=MOST_LISTED,
         has_energy=any(row.energy for section in sections for row in section.rows),
-        contents=_contents(sections, ranking, left),
+        contents=_contents(sections, bool(lines), ranking, left),
         shown=lambda kind: any(section.pictures[kind] for section in sections),
         has=lambda section, kinds: any(section.pictures[kind] for kind in kinds),
         ranking=ranking,
         ranks=standings.panel(ranking) if ranking else "",
         ranked=_ranked(ranking) if ranking else "",
+        maps=maps,
+        map_winners=[(name, *_glyph(study, name)) for name in study_map.winners(study)],
+        map_undecided=any(point.place.verdict.winner is None for point in study_map.points(study)),
+        positions=lines,
+        regret_unit=listed(dict.fromkeys("points" if place.metric.percent else place.metric.label for place in study.places)),
+        displaced=positions.displaced(study),
+        unmeasured=positions.missing(study),
         methods=methods.paragraph(study),
         bibtex=methods.bibtex(study),
     )
@@ -150,6 +161,12 @@ def _tight(text: str) -> str:
     return re.sub(
         r" · |(?<=\d) (?=to [−+\d]|points|%)|(?<=\d to) ", lambda loose: loose[0].replace(" ", "\N{NO-BREAK SPACE}"), text
     )
+
+
+def _code(text: str) -> markupsafe.Markup:
+    """What stands between backticks as code."""
+    parts = [markupsafe.escape(part) for part in text.split("`")]
+    return markupsafe.Markup("".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts)))
 
 
 def _section(place: Place, study: Study, name: str, position: tuple[int, int]) -> Section:
@@ -245,7 +262,7 @@ def _left(study: Study) -> list[tuple[str, list[Run]]]:
 
 
 def _contents(
-    sections: Sequence[Section], ranking: Ranking | None, left: Sequence[tuple[str, list[Run]]]
+    sections: Sequence[Section], has_map: bool, ranking: Ranking | None, left: Sequence[tuple[str, list[Run]]]
 ) -> list[tuple[str, str]]:
     """(id, title) of the page's sections, in their order."""
 
@@ -253,6 +270,7 @@ def _contents(
         return any(section.pictures[kind] for section in sections for kind in kinds)
 
     entries = [
+        ("map", "Map", has_map),
         ("quadrants", "Scores", bool(sections)),
         ("table", "Numbers", bool(sections)),
         ("verdicts", "Verdicts", shown("differences")),
@@ -306,8 +324,13 @@ def _seeds(study: Study) -> str:
 
 def _lines(study: Study) -> list[tuple[str, str, str]]:
     """(strategy, colour, glyph) for the key of the learning-rate panels."""
-    number = len(canvas.MARKERS)
-    return [(each, f"line{index % number + 1}", GLYPHS[index % number]) for index, each in enumerate(study.strategies)]
+    return [(each, *_glyph(study, each)) for each in study.strategies]
+
+
+def _glyph(study: Study, strategy: str) -> tuple[str, str]:
+    """Its colour and its marker in every panel."""
+    index = study.strategies.index(strategy) % len(canvas.MARKERS)
+    return f"line{index + 1}", GLYPHS[index]
 
 
 def _checks(study: Study, seen: Integrity) -> list[Check]:

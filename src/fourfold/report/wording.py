@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from fourfold.placement import Placement
 from fourfold.study.metric import Metric
 from fourfold.study.quadrants import Place, Study
 from fourfold.study.statistics import Estimate, negated
-from fourfold.study.verdict import Rival
+from fourfold.study.verdict import Advice, Rival
+from fourfold.transferability import Lift
 
 WIDE = 0.05  # an interval of a tie that reaches this far is called wide
 
@@ -53,6 +55,19 @@ def signed_interval(value: Estimate, metric: Metric) -> str:
 
 def unit(metric: Metric) -> str:
     return " points" if metric.percent else f" in {metric.label}"
+
+
+def lift_told(lift: Lift) -> str:
+    """`0.98 (0.97 to 0.99)`."""
+    if lift.value is None or lift.low is None or lift.high is None:
+        return "undefined"
+    value, low, high = (f"{each:.2f}".replace("-", "−") for each in (lift.value, lift.low, lift.high))
+    return f"{value} ({low} to {high})"
+
+
+def lies(placement: Placement) -> str:
+    """`middle · small`, or `middle · small or large` where the size is between."""
+    return f"{placement.similarity or 'unknown'} · {' or '.join(placement.sizes)}"
 
 
 def percent_sign(metric: Metric) -> str:
@@ -148,7 +163,8 @@ def sentences(place: Place) -> list[str]:
         _needed(place),
         _chance(place),
         _cheapest(place),
-        _textbook(place),
+        _advice("The textbook's choice", place.verdict.textbook, place.metric),
+        _advice("What the measured place predicts", place.verdict.predicted, place.metric),
         _transfer(place),
     ]
     return [sentence for sentence in said if sentence]
@@ -224,19 +240,18 @@ def _cheapest(place: Place) -> str:
     return f"Cheapest of these: {cell.strategy}, which trains {parameters} in {duration(cell.seconds)}."
 
 
-def _textbook(place: Place) -> str:
-    textbook, metric = place.verdict.textbook, place.metric
-    if textbook is None:
+def _advice(whose: str, advice: Advice | None, metric: Metric) -> str:
+    if advice is None:
         return ""
-    name = f"The textbook's choice, {textbook.name},"
-    if textbook.status == "not run":
+    name = f"{whose}, {advice.name},"
+    if advice.status == "not run":
         return f"{name} was not run."
-    if textbook.status == "chosen":
+    if advice.status == "chosen":
         return f"{name} is the one chosen."
-    if textbook.regret is None:
+    if advice.regret is None:
         return f"{name} shares no seed with it."
     word = {"tied": "is tied with it; regret", "behind": "is behind; regret", "ahead": "tests better; regret"}
-    return f"{name} {word.get(textbook.status, 'has a regret of')} {points(textbook.regret, metric)}."
+    return f"{name} {word.get(advice.status, 'has a regret of')} {points(advice.regret, metric)}."
 
 
 def _transfer(place: Place) -> str:
@@ -268,7 +283,14 @@ def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
             return ["With one seed nothing can be claimed: the values below are single runs, each at its best validation."]
         return ["One strategy was run: there is nothing to compare yet."]
     said = [*_winners(judged, len(places), kind), *_ties(judged, len(places))]
-    return [f"{'; '.join(said)}.", *_textbooks(judged, kind), *_transfers(judged, kind)]
+    return [
+        f"{'; '.join(said)}.",
+        *_followed("The textbook's choice", [(place, name, place.verdict.textbook) for place, name in judged], kind),
+        *_followed(
+            "What the measured place predicts", [(place, name, place.verdict.predicted) for place, name in judged], kind
+        ),
+        *_transfers(judged, kind),
+    ]
 
 
 def _winners(judged: Sequence[tuple[Place, str]], total: int, kind: str) -> list[str]:
@@ -295,18 +317,17 @@ def _ties(judged: Sequence[tuple[Place, str]], total: int) -> list[str]:
     return [f"{where} best cannot be told apart; the cheapest that is not shown to be behind: {who}"]
 
 
-def _textbooks(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:
-    ruled = [(place, name, place.verdict.textbook) for place, name in judged if place.verdict.textbook]
-    tested = [(place, name, book) for place, name, book in ruled if book and book.status not in ("not run", "unknown")]
+def _followed(whose: str, given: Sequence[tuple[Place, str, Advice | None]], kind: str) -> list[str]:
+    tested = [(place, name, advice) for place, name, advice in given if advice and advice.status not in ("not run", "unknown")]
     if not tested:
         return []
-    good = sum(book.status != "behind" for _, _, book in tested)
-    sentence = f"The textbook's choice is the best or tied with it in {good} of {several(len(tested), kind)}"
-    lost = [(book.regret.mean, place, name, book) for place, name, book in tested if book.status == "behind" and book.regret]
+    good = sum(advice.status != "behind" for _, _, advice in tested)
+    sentence = f"{whose} is the best or tied with it in {good} of {several(len(tested), kind)}"
+    lost = [(each.regret.mean, place, name, each) for place, name, each in tested if each.status == "behind" and each.regret]
     if not lost:
         return [f"{sentence}."]
-    regret, place, name, book = max(lost, key=lambda each: each[0])
-    return [f"{sentence}; it loses most in {name}, where {book.name} costs {short(regret, place.metric)}{unit(place.metric)}."]
+    most, place, name, advice = max(lost, key=lambda each: each[0])
+    return [f"{sentence}; it loses most in {name}, where {advice.name} costs {short(most, place.metric)}{unit(place.metric)}."]
 
 
 def _transfers(judged: Sequence[tuple[Place, str]], kind: str) -> list[str]:

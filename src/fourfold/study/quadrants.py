@@ -5,15 +5,18 @@ a *cell*: everything but the optimizer's settings and the seed. The settings of 
 the test split only reports, and only of the chosen.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA, essential
+from fourfold.placement import FILE, Kept, Placement, kept
 from fourfold.study.cells import Cell, by_weight, form, number, varying
 from fourfold.study.metric import Metric, metric_of
-from fourfold.study.results import Quadrant, Result, Unfinished, collect, flat, unfinished
+from fourfold.study.results import UNREADABLE, Quadrant, Result, Unfinished, collect, flat, unfinished
 from fourfold.study.verdict import Verdict, judge
 
 SEED_KEYS = ("seed", "dataset.split_seed")
@@ -33,6 +36,8 @@ class Place:
     metric: Metric
     cells: tuple[Cell, ...]
     verdict: Verdict
+    source: Result | None  # the run whose data and backbone are measured to tell where the place lies; None: not defined here
+    placement: Placement | None  # where that is, once it has been measured
 
     def cell(self, strategy: str) -> Cell | None:
         return next((cell for cell in self.cells if cell.strategy == strategy), None)
@@ -44,6 +49,14 @@ class Place:
         if self.quadrant.similarity and self.quadrant.size:
             return f"{self.quadrant.similarity} · {self.quadrant.size}"
         return self.quadrant.name
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the data were measured to lie in another quadrant than the study gave them."""
+        if self.quadrant is None or self.placement is None or self.placement.similarity is None:
+            return False
+        similarity, size = self.quadrant.similarity, self.quadrant.size
+        return similarity not in (None, self.placement.similarity) or size not in (None, *self.placement.sizes)
 
     @property
     def chance(self) -> float | None:
@@ -65,10 +78,10 @@ class Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Read and arrange all runs at or below `folder`."""
+    """Read and arrange all runs at or below `folder`, with what was measured of where their data lie."""
     results = collect(folder)
     names = sorted({result.study for result in results})
-    places = arrange(results)
+    places = arrange(results, [each for study in sorted({run.folder.parent for run in results}) for each in _measured(study)])
     return Study(
         name=names[0] if len(names) == 1 else folder.resolve().name,
         folder=folder,
@@ -79,17 +92,29 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def arrange(results: Iterable[Result]) -> tuple[Place, ...]:
-    """Group runs into places, choose each cell's settings on validation, and compare on test."""
+def _measured(study: Path) -> tuple[Kept, ...]:
+    try:
+        return kept(study / FILE)
+    except (OSError, *UNREADABLE):
+        return ()
+
+
+def arrange(results: Iterable[Result], measured: Sequence[Kept] = ()) -> tuple[Place, ...]:
+    """Group runs into places, choose each cell's settings on validation, and compare on test.
+
+    Args:
+        results: Of a study.
+        measured: Where its data lie, as far as that is known.
+    """
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         label = (result.quadrant and result.quadrant.name, result.dataset, result.train_size, result.model, result.task)
         groups.setdefault(label, []).append(result)
     apart = [(variant, runs) for group in groups.values() for variant, runs in _apart(group, _is_other_data).items()]
-    return tuple(sorted((_place(variant, runs) for variant, runs in apart), key=_place_order))
+    return tuple(sorted((_place(variant, runs, measured) for variant, runs in apart), key=_place_order))
 
 
-def _place(variant: tuple[str, ...], runs: Sequence[Result]) -> Place:
+def _place(variant: tuple[str, ...], runs: Sequence[Result], measured: Sequence[Kept]) -> Place:
     metric, first = metric_of(runs), runs[0]
     by_strategy: dict[str, list[Result]] = {}
     for run in runs:
@@ -102,6 +127,8 @@ def _place(variant: tuple[str, ...], runs: Sequence[Result]) -> Place:
     order = by_weight(cells)
     cells.sort(key=lambda cell: order.index(cell.strategy))
     textbook = first.quadrant.textbook if first.quadrant else None
+    source = _source(runs)
+    placement = _placement(source, runs, measured) if source else None
     return Place(
         quadrant=first.quadrant,
         dataset=first.dataset,
@@ -110,8 +137,27 @@ def _place(variant: tuple[str, ...], runs: Sequence[Result]) -> Place:
         variant=variant,
         metric=metric,
         cells=tuple(cells),
-        verdict=judge(cells, metric, textbook),
+        verdict=judge(cells, metric, textbook, placement.suggested if placement else None),
+        source=source,
+        placement=placement,
     )
+
+
+def _source(runs: Sequence[Result]) -> Result | None:
+    """Of the runs with the backbone that most of them start from, the one with the smallest seed."""
+    able = [run for run in runs if run.pretrained and run.task == "classification" and run.config["model"].get("weights")]
+    backbones = Counter(json.dumps(run.config["model"], sort_keys=True) for run in able)
+    if not backbones:
+        return None
+    commonest = min(backbones, key=lambda text: (-backbones[text], text))
+    same = [run for run in able if json.dumps(run.config["model"], sort_keys=True) == commonest]
+    return min(same, key=lambda run: (run.seed, run.run_id))
+
+
+def _placement(source: Result, runs: Sequence[Result], measured: Sequence[Kept]) -> Placement | None:
+    """Measured with any seed: `quadrant=auto` takes that of the study, before there are runs."""
+    model, data = source.config["model"], [run.config["dataset"] for run in runs]
+    return next((each.placement for each in measured if each.model == model and each.dataset in data), None)
 
 
 def _is_other_data(key: str, source: str) -> bool:

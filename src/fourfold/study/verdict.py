@@ -1,4 +1,4 @@
-"""What the data of one place show: who is best, who is tied, the cheapest of those, the textbook's regret, and transfer."""
+"""What the data of one place show: who is best, who is tied, the cheapest of those, what following advice costs, transfer."""
 
 import math
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Textbook:
-    """How the textbook's choice did. Regret: what it lost against the choice by validation, in the metric's unit."""
+class Advice:
+    """How a strategy named beforehand did. Regret: what it lost against the choice by validation, in the metric's unit."""
 
-    name: str
+    name: str  # of the strategy
     strategy: str | None  # the cell that ran it; None: the study did not
     status: str  # chosen | tied | behind | ahead | unknown | not run
     regret: Estimate | None
@@ -61,11 +61,12 @@ class Verdict:
     winner: str | None  # the claim: every other is behind, after Holm's correction
     contenders: tuple[str, ...]  # best and all that are not shown to be behind it; empty where one seed shows nothing
     cheapest: str | None  # of the contenders
-    textbook: Textbook | None
+    textbook: Advice | None
+    predicted: Advice | None  # by where the data were measured to lie; see `placement.Placement.suggested`
     transfer: Transfer | None
 
 
-def judge(cells: Sequence[Cell], metric: Metric, textbook: str | None = None) -> Verdict:
+def judge(cells: Sequence[Cell], metric: Metric, textbook: str | None = None, predicted: str | None = None) -> Verdict:
     """Compare the cells of one place on test, each at its chosen settings, paired by seed and images.
 
     The reference is the strategy with the best mean validation metric (equal ones: the cheaper). Another is *tied* with it
@@ -84,7 +85,8 @@ def judge(cells: Sequence[Cell], metric: Metric, textbook: str | None = None) ->
         cheapest=min((cell for cell in cells if cell.strategy in contenders), key=lambda cell: cell.cost).strategy
         if contenders
         else None,
-        textbook=_textbook(textbook, best, rivals, cells, metric) if textbook else None,
+        textbook=_advice(textbook, best, rivals, cells, metric) if textbook else None,
+        predicted=_advice(predicted, best, rivals, cells, metric) if predicted else None,
         transfer=_transfer(cells, metric),
     )
 
@@ -134,15 +136,15 @@ def status_of(difference: Difference | None, metric: Metric) -> str:
     return "behind" if value.mean < 0 else "ahead"
 
 
-def _textbook(name: str, best: Cell, rivals: Sequence[Rival], cells: Sequence[Cell], metric: Metric) -> Textbook:
+def _advice(name: str, best: Cell, rivals: Sequence[Rival], cells: Sequence[Cell], metric: Metric) -> Advice:
     candidates = [cell for cell in cells if cell.name == name]
     if not candidates:
-        return Textbook(name, None, "not run", None)
+        return Advice(name, None, "not run", None)
     if best in candidates:
-        return Textbook(name, best.strategy, "chosen", None)
+        return Advice(name, best.strategy, "chosen", None)
     cell = max(candidates, key=lambda cell: finite(metric.sign * cell.chosen.val.mean))
     rival = next(rival for rival in rivals if rival.strategy == cell.strategy)
-    return Textbook(name, cell.strategy, rival.status, negated(rival.difference.estimate) if rival.difference else None)
+    return Advice(name, cell.strategy, rival.status, negated(rival.difference.estimate) if rival.difference else None)
 
 
 def _transfer(cells: Sequence[Cell], metric: Metric) -> Transfer | None:

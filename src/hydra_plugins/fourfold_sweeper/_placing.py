@@ -11,7 +11,7 @@ from fourfold.advice import in_order
 from fourfold.compose import to_run_config, user_dirs
 from fourfold.config import RunConfig
 from fourfold.place import already, placed
-from fourfold.placement import Placement
+from fourfold.placement import FILE, Placement
 from fourfold.study.space import Cell, narrowed
 from fourfold.study.trials import TrialView
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
 
 BY_TRANSFERABILITY = "transferability"  # of search.warm_start
-FILE = "placements.json"  # in the study's folder: every process of a study chooses by the same measurement
 
 log = logging.getLogger(__name__)
 
