@@ -1,15 +1,20 @@
 """The map shows each data set where it was measured, says who won there, and what lies elsewhere than the study put it."""
 
+import csv
+import io
 import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
 
+from fourfold.advice import EVIDENCE
 from fourfold.config import PlaceConfig
 from fourfold.files import write_json
 from fourfold.placement import FILE, Placement, Size
@@ -145,3 +150,44 @@ def test_a_lift_that_is_undefined_has_a_line_but_no_mark(study: Study) -> None:
 def test_the_json_names_what_the_place_predicts(folder: Path) -> None:
     numbers = json.loads(build(folder, "json").read_text(encoding="utf-8"))
     assert [each["verdict"]["predicted"]["name"] for each in numbers["places"]][:2] == ["classifier_only", "last_blocks"]
+
+
+def test_the_regret_of_a_prediction_is_its_paired_difference_to_the_choice(folder: Path, study: Study) -> None:
+    """Against a loop over the runs and scipy's paired interval; the prediction is the evidence of the measured quadrant."""
+    rows = list(csv.DictReader(io.StringIO(build(folder, "csv").read_text(encoding="utf-8"))))
+    shown = 0
+    for place in study.places:
+        row = next(each for each in rows if each["place"] == place.title)
+        found = place.placement
+        assert found is not None
+        predicted = place.cell(EVIDENCE[str(found.similarity), found.sizes[0]].suggested)
+        best = place.cell(place.verdict.best)
+        assert predicted is not None
+        assert best is not None
+        assert row["predicted"] == predicted.strategy
+        lost = [b.test["acc"] - p.test["acc"] for b, p in zip(best.chosen.runs, predicted.chosen.runs, strict=True)]
+        if predicted is best:
+            assert float(row["predicted_regret"]) == 0.0
+            continue
+        shown += 1
+        low, high = ttest_rel(*zip(*((x, 0.0) for x in lost), strict=True)).confidence_interval(0.95)
+        told = [float(row[f"predicted_regret{end}"]) for end in ("", "_low", "_high")]
+        assert told == pytest.approx([sum(lost) / len(lost), low, high], abs=1e-9)
+    assert shown >= 2
+
+
+def test_a_prediction_that_was_not_run_and_one_seed_claim_nothing(tmp_path: Path) -> None:
+    study = write_plausible(tmp_path / "study", seeds=1, rates=(1e-2,))
+    write_placements(study)
+    for run in study.glob("textures-*-full-*"):
+        shutil.rmtree(run)
+    told = {each.title: each for each in positions(read_study(study))}
+    assert (told["different · large"].predicted, told["different · large"].predicted_regret) == ("full", "not run")
+    assert "(" not in told["similar · large"].predicted_regret
+    markdown = build(study, "md").read_text(encoding="utf-8")
+    table = [
+        line for line in markdown.partition("## Where the data lie")[2].partition("## ")[0].splitlines() if line[:1] == "|"
+    ]
+    assert len(table) == 2 + 6
+    assert {line.count("|") for line in table} == {9}
+    assert "**similar · small**" in markdown

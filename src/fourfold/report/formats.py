@@ -12,12 +12,14 @@ from pathlib import Path
 
 from fourfold.config import ConfigError
 from fourfold.report.methods import bibtex, paragraph
+from fourfold.report.positions import displaced, missing, positions
 from fourfold.report.wording import (
     count,
     duration,
     heading,
     headline,
     interval,
+    lies,
     p_value,
     percent_sign,
     sentences,
@@ -37,11 +39,27 @@ def markdown(study: Study) -> str:
     """The verdict, one table for each place, the methods and the literature, for a README or a wiki."""
     names = [heading(place, study) for place in study.places]
     lines = [f"# {study.name}", "", *(f"{sentence}\n" for sentence in summary(study.places, names))]
+    lines += _markdown_positions(study)
     for place, name in zip(study.places, names, strict=True):
         lines += [f"## {name}", "", f"{headline(place)}. {' '.join(sentences(place))}", "", *_markdown_table(place), ""]
     if study.places:
         lines += ["## Methods", "", paragraph(study), "", "```bibtex", bibtex(study), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_positions(study: Study) -> list[str]:
+    """Where the data lie, and what following an advice costs."""
+    found = positions(study)
+    if not found:
+        return [f"{sentence}\n" for sentence in (missing(study),) if sentence]
+    head = ["data", "lift", "images per class", "quadrant measured", "textbook", "regret", "predicted", "regret"]
+    rows = [head, ["---", "--:", "--:", "---", "---", "--:", "---", "--:"]]
+    for each in found:
+        measured = f"**{each.quadrant}**" if each.misplaced else each.quadrant
+        rows.append([f"{each.title}: {each.data}", each.lift, each.size, measured, each.textbook, each.textbook_regret])
+        rows[-1] += [each.predicted, each.predicted_regret]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    return ["## Where the data lie", "", *(f"{sentence}\n" for sentence in (displaced(study),) if sentence), *table, ""]
 
 
 def _markdown_table(place: Place) -> list[str]:
@@ -120,7 +138,8 @@ def table(study: Study) -> str:
         "place", "dataset", "train_size", "model", "strategy", "metric", "n", "test_mean", "test_std", "test_low", "test_high",
         "val_mean", "chosen", "contender", "winner", "difference", "difference_low", "difference_high", "p_t_holm",
         "p_permutation_holm", "cohens_d", "superiority", "seeds_needed", "settings", "lr", "edge", "params_trainable",
-        "params_total", "seconds",
+        "params_total", "seconds", "declared", "lift", "lift_low", "lift_high", "images_per_class", "measured",
+        *(f"{who}{what}" for who in ("textbook", "predicted") for what in ("", "_regret", "_regret_low", "_regret_high")),
     ]  # fmt: skip
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -142,9 +161,25 @@ def table(study: Study) -> str:
                 "cohens_d": difference and difference.effect, "superiority": difference and difference.superiority,
                 "seeds_needed": rival and rival.seeds_needed(place.metric.margin), "settings": cell.chosen.label,
                 "lr": cell.chosen.lr, "edge": cell.edge, "params_trainable": cell.params_trainable,
-                "params_total": cell.params_total, "seconds": cell.seconds,
+                "params_total": cell.params_total, "seconds": cell.seconds, **_position_columns(place),
             })  # fmt: skip
     return file.getvalue()
+
+
+def _position_columns(place: Place) -> dict[str, object]:
+    """What is the same for all strategies of a place: where it lies, and what following an advice costs."""
+    found = place.placement
+    told: dict[str, object] = {"declared": place.title if place.quadrant else None}
+    if found is not None:
+        lift = found.lift
+        told |= {"lift": lift.value, "lift_low": lift.low, "lift_high": lift.high, "measured": lies(found)}
+        told |= {"images_per_class": found.size.per_class}
+    for who, advice in (("textbook", place.verdict.textbook), ("predicted", place.verdict.predicted)):
+        regret = advice.regret if advice else None
+        told[who] = advice and advice.name
+        told[f"{who}_regret"] = 0.0 if advice and advice.status == "chosen" else regret and regret.mean
+        told |= {f"{who}_regret_low": regret and regret.low, f"{who}_regret_high": regret and regret.high}
+    return told
 
 
 def print_pdf(page: Path, target: Path) -> None:
