@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -50,9 +51,28 @@ def test_the_markdown_tables_are_whole(study: Path) -> None:
     text = report.build(study, "md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3
-    assert {line.count("|") for line in rows} == {11}
+    assert {line.count("|") for line in rows} == {12}
     assert "**91.0 ± 1.0**" in text
     assert "full wins" in text
+
+
+def test_where_the_answers_are_known_every_form_tells_the_interval_over_seeds_and_images(tmp_path: Path) -> None:
+    right = np.arange(600) < 540
+    for name, shift in (("full", 0), ("classifier_only", 30)):
+        for seed in range(2):
+            answered = right if shift == 0 else np.arange(600) < 540 - shift
+            run = write_run(tmp_path, strategy=name, seed=seed, val=float(answered.mean()), test=float(answered.mean()))
+            np.savez_compressed(run / "answers.npz", target=np.zeros(600), predicted=~answered, confidence=np.ones(600))
+    head, full = csv.DictReader(io.StringIO(report.build(tmp_path, "csv").read_text(encoding="utf-8")))
+    low, high = float(full["test_images_low"]), float(full["test_images_high"])
+    assert (low, high) == pytest.approx((0.9 - 0.024, 0.9 + 0.024), abs=0.003)  # 1.96 sqrt(.9 x .1 / 600)
+    assert float(head["difference_images_low"]) == pytest.approx(-0.05 - 0.0175, abs=0.002)  # 30 of 600 lost: .05 x .95 / 600
+    assert full["difference_images_low"] == ""
+    told = f"{100 * low:.1f} to {100 * high:.1f}"
+    assert told in report.build(tmp_path, "md").read_text(encoding="utf-8")
+    assert told in report.build(tmp_path).read_text(encoding="utf-8")
+    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert numbers["places"][0]["cells"][1]["test"]["bootstrap_over_seeds_and_images"] == [low, high]
 
 
 def test_the_latex_is_escaped_and_balanced(study: Path) -> None:

@@ -11,6 +11,7 @@ from fourfold.study.statistics import (
     bootstrap_interval,
     cohens_d,
     estimate,
+    hierarchical_interval,
     holm,
     paired_difference,
     permutation_p,
@@ -186,3 +187,74 @@ def test_independent_runs_are_compared_by_welchs_test() -> None:
     same = unpaired_difference([0.5, 0.5], [0.4, 0.4])
     assert same is not None
     assert same.p is None
+
+
+def right(generator: np.random.Generator, seeds: int, images: int, spread: float = 0.0) -> list[np.ndarray]:
+    """Answers to shared images of which some are hard for all, by seeds of which some are better."""
+    hard = generator.normal(0, 1, images)
+    return [(generator.normal(0, 0.5, images) + hard < 1 + luck).astype(np.int8) for luck in generator.normal(0, spread, seeds)]
+
+
+def drawn_naively(values: list[np.ndarray], *, same_images: bool, draws: int) -> np.ndarray:
+    """The definition, one draw after the other, image by image."""
+    generator, means = np.random.default_rng(7), []
+    for _ in range(draws):
+        shared = generator.integers(len(values[0]), size=len(values[0]))
+        rows = [each[shared if same_images else generator.integers(len(each), size=len(each))].mean() for each in values]
+        means.append(np.mean(generator.choice(rows, size=max(1, len(values) - 1))))
+    return np.array(means)
+
+
+@pytest.mark.parametrize("same_images", [True, False])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_drawing_seeds_and_images_is_the_naive_loop(seeds: int, same_images: bool) -> None:
+    values = right(np.random.default_rng(seeds), seeds, 150, spread=0.3)
+    ours = hierarchical_interval(values, same_images=same_images)
+    assert ours is not None
+    means = drawn_naively(values, same_images=same_images, draws=4000)
+    # five standard errors of a quantile at .025, of 2000 and of 4000 draws, for a normal distribution: .37 of its deviation
+    assert ours == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.37 * means.std())
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 10])
+def test_seeds_that_agree_leave_the_binomial_error_of_the_images(seeds: int) -> None:
+    values = [np.arange(600) < 480] * seeds
+    ours = hierarchical_interval(values, same_images=True)
+    assert ours is not None
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 600)
+    assert ours == pytest.approx((0.8 - half, 0.8 + half), abs=0.2 * half)
+
+
+def test_its_width_is_the_exact_variance_of_drawing_rows_and_columns() -> None:
+    """Var(a'Cb) with the covariances of two independent multinomial draws; many seeds, so that the draws are near normal."""
+    table = np.stack(right(np.random.default_rng(3), 30, 400, spread=0.3)).astype(float)
+    n, images = table.shape
+    of_seeds = (np.eye(n) / n - 1 / n**2) / (n - 1)
+    of_images = (np.eye(images) / images - 1 / images**2) / images
+    a, b = np.full(n, 1 / n), np.full(images, 1 / images)
+    spread = table @ of_images @ table.T
+    variance = a @ spread @ a + b @ table.T @ of_seeds @ table @ b + np.trace(of_seeds @ spread)
+    ours = hierarchical_interval([*table.astype(np.int8)], same_images=True)
+    assert ours is not None
+    assert ours[1] - ours[0] == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.1)
+
+
+def test_an_interval_over_seeds_misses_what_other_images_would_give() -> None:
+    """Ten seeds on one set of 200 images, 200 times: 95 % intervals must cover the score on all images there could be."""
+    generator, covered, by_seeds = np.random.default_rng(0), 0, 0
+    truth = stats.norm.cdf(1 / math.sqrt(1 + 0.5**2 + 0.1**2))
+    for _ in range(200):
+        values = right(generator, 10, 200, spread=0.1)
+        both, seeds = hierarchical_interval(values, same_images=True), estimate([each.mean() for each in values])
+        assert both is not None
+        assert seeds.low is not None
+        assert seeds.high is not None
+        covered += both[0] <= truth <= both[1]
+        by_seeds += seeds.low <= truth <= seeds.high
+    assert covered / 200 >= 0.91  # three standard errors below .95
+    assert by_seeds / 200 < 0.8
+
+
+def test_there_is_no_interval_of_no_image() -> None:
+    assert hierarchical_interval([], same_images=True) is None
+    assert hierarchical_interval([np.zeros(3), np.zeros(0)], same_images=False) is None

@@ -14,6 +14,7 @@ from fourfold.config import ConfigError
 from fourfold.report.methods import bibtex, paragraph
 from fourfold.report.positions import displaced, missing, positions
 from fourfold.report.wording import (
+    between,
     count,
     duration,
     heading,
@@ -28,6 +29,7 @@ from fourfold.report.wording import (
     spread,
     summary,
 )
+from fourfold.study.answers import difference_interval, mean_interval
 from fourfold.study.quadrants import Place, Study
 from fourfold.study.verdict import permutation_p_values
 
@@ -65,7 +67,8 @@ def _markdown_positions(study: Study) -> list[str]:
 def _markdown_table(place: Place) -> list[str]:
     metric = place.metric
     head = ["strategy", f"test {metric.label}{percent_sign(metric)}", "95 % interval", "n", "difference", "95 % interval", "p"]
-    rows = [[*head, "at", "trained", "time"], ["---", *["--:"] * 6, "---", "--:", "--:"]]
+    head.insert(3, "over seeds and images")
+    rows = [[*head, "at", "trained", "time"], ["---", *["--:"] * 7, "---", "--:", "--:"]]
     rivals = {rival.strategy: rival for rival in place.verdict.rivals}
     for cell in place.cells:
         rival, test = rivals.get(cell.strategy), cell.chosen.test
@@ -77,6 +80,7 @@ def _markdown_table(place: Place) -> list[str]:
                 cell.strategy,
                 f"**{score}**" if best else score,
                 interval(test, metric),
+                between(mean_interval(cell.chosen, metric), metric),
                 str(test.n),
                 "chosen" if best else signed(value.mean, metric) if value else "",
                 signed_interval(value, metric) if value else "",
@@ -139,13 +143,15 @@ def table(study: Study) -> str:
         "val_mean", "chosen", "contender", "winner", "difference", "difference_low", "difference_high", "p_t_holm",
         "p_permutation_holm", "cohens_d", "superiority", "seeds_needed", "settings", "lr", "edge", "params_trainable",
         "params_total", "seconds", "declared", "lift", "lift_low", "lift_high", "images_per_class", "measured",
+        "test_images_low", "test_images_high", "difference_images_low", "difference_images_high",
         *(f"{who}{what}" for who in ("textbook", "predicted") for what in ("", "_regret", "_regret_low", "_regret_high")),
     ]  # fmt: skip
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for place in study.places:
         rivals = {rival.strategy: rival for rival in place.verdict.rivals}
-        by_signs = permutation_p_values(place.verdict.rivals)
+        by_signs, best = permutation_p_values(place.verdict.rivals), place.cell(place.verdict.best)
+        assert best is not None, "the best is one of the cells"
         for cell in place.cells:
             rival, test = rivals.get(cell.strategy), cell.chosen.test
             difference = rival.difference if rival else None
@@ -162,8 +168,15 @@ def table(study: Study) -> str:
                 "seeds_needed": rival and rival.seeds_needed(place.metric.margin), "settings": cell.chosen.label,
                 "lr": cell.chosen.lr, "edge": cell.edge, "params_trainable": cell.params_trainable,
                 "params_total": cell.params_total, "seconds": cell.seconds, **_position_columns(place),
+                **_over_images("test", mean_interval(cell.chosen, place.metric)),
+                **_over_images("difference", difference_interval(cell, best, place.metric) if difference else None),
             })  # fmt: skip
     return file.getvalue()
+
+
+def _over_images(what: str, ends: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = ends or (None, None)
+    return {f"{what}_images_low": low, f"{what}_images_high": high}
 
 
 def _position_columns(place: Place) -> dict[str, object]:

@@ -8,6 +8,7 @@ from fourfold.report import methods
 from fourfold.report.commands import repeat
 from fourfold.report.positions import displaced
 from fourfold.report.wording import heading, sentences, summary
+from fourfold.study.answers import difference_interval, mean_interval
 from fourfold.study.cells import Cell
 from fourfold.study.energy import watt_hours
 from fourfold.study.integrity import inspect
@@ -43,7 +44,7 @@ def _ranking_data(study: Study) -> dict[str, Any] | None:
 def _place_data(place: Place, name: str) -> dict[str, Any]:
     transfer, by_signs = place.verdict.transfer, permutation_p_values(place.verdict.rivals)
     verdict = asdict(place.verdict) | {"sentences": sentences(place)}
-    verdict["rivals"] = [_rival_data(rival, by_signs[rival.strategy], place.metric) for rival in place.verdict.rivals]
+    verdict["rivals"] = [_rival_data(rival, by_signs[rival.strategy], place) for rival in place.verdict.rivals]
     if transfer is not None:
         verdict["transfer"]["flagged"] = transfer.flagged
     return {
@@ -70,16 +71,20 @@ def _placement_data(place: Place) -> dict[str, Any] | None:
     return plain | measured | {"lift": lift, "misplaced": place.misplaced}
 
 
-def _rival_data(rival: Rival, p_permutation: float | None, metric: Metric) -> dict[str, Any]:
+def _rival_data(rival: Rival, p_permutation: float | None, place: Place) -> dict[str, Any]:
+    cell, best = place.cell(rival.strategy), place.cell(place.verdict.best)
+    assert cell is not None
+    assert best is not None
     more: dict[str, Any] = {}
     if rival.difference is not None:
         ends = rival.difference.bootstrap
         more = {
             "bootstrap": list(ends) if ends else None,
+            "bootstrap_over_seeds_and_images": difference_interval(cell, best, place.metric),
             "cohens_d": rival.difference.effect,
             "superiority": rival.difference.superiority,
         }
-    needed = rival.seeds_needed(metric.margin)
+    needed = rival.seeds_needed(place.metric.margin)
     return asdict(rival) | more | {"p_permutation_holm": p_permutation, "seeds_needed": needed}
 
 
@@ -96,7 +101,11 @@ def _cell_data(cell: Cell, metric: Metric) -> dict[str, Any]:
         "watt_hours_of_all_runs_estimate": watt_hours(runs),
         "lr": cell.chosen.lr,
         "edge": cell.edge,
-        "test": asdict(cell.chosen.test) | {"bootstrap": list(ends) if ends else None},
+        "test": asdict(cell.chosen.test)
+        | {
+            "bootstrap": list(ends) if ends else None,
+            "bootstrap_over_seeds_and_images": mean_interval(cell.chosen, metric),
+        },
         "commands": repeat(cell.chosen),
         "settings": [
             {

@@ -14,6 +14,7 @@ from fourfold.report.commands import repeat
 from fourfold.report.confusion import Mistakes
 from fourfold.report.numbers import provenance
 from fourfold.report.wording import (
+    between,
     count,
     duration,
     energy,
@@ -28,9 +29,11 @@ from fourfold.report.wording import (
     share,
     short,
     signed,
+    signed_between,
     signed_interval,
     summary,
 )  # fmt: skip
+from fourfold.study.answers import difference_interval, mean_interval
 from fourfold.study.cells import Cell
 from fourfold.study.digest import HEADINGS, Run, digest
 from fourfold.study.energy import watt_hours
@@ -55,6 +58,7 @@ class Row:
     textbook: bool
     mean: str
     interval: str
+    over_images: str  # interval over seeds and test images
     std: str
     n: int
     setting: str
@@ -62,6 +66,7 @@ class Row:
     difference: str
     difference_interval: str
     bootstrap: str  # interval of the difference
+    difference_over_images: str
     p_holm: str
     p_permutation: str
     effect: str
@@ -137,6 +142,7 @@ def render(study: Study) -> str:
         seeds=_seeds(study),
         left=left,
         most_listed=MOST_LISTED,
+        has_answers=any(row.over_images for section in sections for row in section.rows),
         has_energy=any(row.energy for section in sections for row in section.rows),
         contents=_contents(sections, bool(lines), ranking, left),
         shown=lambda kind: any(section.pictures[kind] for section in sections),
@@ -209,19 +215,23 @@ def _row(cell: Cell, rival: Rival | None, by_signs: float | None, place: Place) 
     difference = rival.difference if rival else None
     value = difference.estimate if difference else None
     runs = [run for setting in cell.settings for run in setting.runs]
+    best = place.cell(place.verdict.best)
+    assert best is not None, "the best is one of the cells"
     return Row(
         strategy=cell.strategy,
         role=figures.role(cell.strategy, place),
         textbook=textbook is not None and textbook.strategy == cell.strategy,
         mean=short(test.mean, metric),
         interval=interval(test, metric),
+        over_images=between(mean_interval(cell.chosen, metric), metric),
         std="" if test.std is None else short(test.std, metric),
         n=test.n,
         setting=cell.chosen.label.removeprefix("lr "),
         edge={"low": "↓", "high": "↑", None: ""}[cell.edge],
         difference=signed(value.mean, metric) if value else "",
         difference_interval=signed_interval(value, metric) if value else "",
-        bootstrap=_ends(difference.bootstrap, metric) if difference else "",
+        bootstrap=signed_between(difference.bootstrap, metric) if difference else "",
+        difference_over_images=signed_between(difference_interval(cell, best, metric), metric) if difference else "",
         p_holm=p_value(rival.p_holm) if rival else "",
         p_permutation=p_value(by_signs),
         effect=_effect(difference.effect) if difference else "",
@@ -233,10 +243,6 @@ def _row(cell: Cell, rival: Rival | None, by_signs: float | None, place: Place) 
         energy=energy(watt_hours(runs)),
         commands=tuple(repeat(cell.chosen)),
     )
-
-
-def _ends(ends: tuple[float, float] | None, metric: Metric) -> str:
-    return f"{signed(ends[0], metric)} to {signed(ends[1], metric)}" if ends else ""
 
 
 def _effect(effect: float | None) -> str:

@@ -47,6 +47,16 @@ def interval(value: Estimate, metric: Metric) -> str:
     return f"{short(low, metric)} to {short(high, metric)}"
 
 
+def between(ends: tuple[float, float] | None, metric: Metric) -> str:
+    """`91.4 to 95.0`, or empty."""
+    return f"{short(ends[0], metric)} to {short(ends[1], metric)}" if ends else ""
+
+
+def signed_between(ends: tuple[float, float] | None, metric: Metric) -> str:
+    """`−5.6 to +2.7`, or empty."""
+    return f"{signed(ends[0], metric)} to {signed(ends[1], metric)}" if ends else ""
+
+
 def signed_interval(value: Estimate, metric: Metric) -> str:
     if value.low is None or value.high is None:
         return ""
