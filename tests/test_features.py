@@ -14,6 +14,8 @@ from fourfold import features
 from fourfold.activations import NoRoom, Store
 from fourfold.assembly import assemble
 from fourfold.compose import compose
+from fourfold.loop import ready
+from fourfold.models import frontier
 from fourfold.ranks import Ranks
 from fourfold.run import run
 from fourfold.seeding import seed_everything
@@ -168,13 +170,46 @@ def test_heads_that_share_stored_test_images_are_refused_one_that_the_whole_netw
 
     def one_wrong(self: features.ActivationSet, positions: list[int], epoch: int) -> Any:
         rows, labels = take(self, positions, epoch)
-        wrong = torch.tensor([[self.name.startswith("test") and position == 9] for position in positions])
+        wrong = torch.tensor([[len(self) == 10 and position == 9] for position in positions])
         return tuple(torch.where(wrong, row + 30.0, row) for row in rows), labels
 
     monkeypatch.setattr(features.ActivationSet, "take", one_wrong)
     assert run(config, tmp_path / "alone")["metrics"]["test"]  # which asks the whole network
     with pytest.raises(features.Disagreement, match=r"logits differ by"):
         run(config, tmp_path / "shared", shared=Stock())
+
+
+def test_every_test_image_goes_through_the_whole_network_whichever_seed_computed_its_row(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "freeze=classifier_only",
+        "dataset.kwargs.size=90",
+        "dataset.kwargs.test_size=0",
+        f"paths.cache={tmp_path / 'cache'}",
+        f"model.weights={weights}",
+    ]
+    seen: dict[bytes, int] = {}  # by the pixels: how often the whole network has answered to an image
+
+    def count(split: frontier.Split, images: torch.Tensor) -> Any:
+        for image in images.numpy():
+            seen[image.tobytes()] = seen.get(image.tobytes(), 0) + 1
+        return whole(split, images)
+
+    whole = frontier.Split.whole
+    monkeypatch.setattr(frontier.Split, "whole", count)
+    shared, tested, opened = Stock(), [], features.of_test
+
+    def keep(*given: Any) -> Any:
+        part, kit = given[4].dataset, given[5]
+        tested.append([image.tobytes() for image in ready(torch.stack([part[i][0] for i in range(10)]), kit).numpy()])
+        return opened(*given)
+
+    monkeypatch.setattr(features, "of_test", keep)
+    for seed in (0, 1):  # each tests images of its own, some of which the other has trained on
+        run(compose([*TINY, *words, f"seed={seed}"]), tmp_path / str(seed), shared=shared)
+    assert len({*tested[0], *tested[1]}) > 10
+    assert all(seen[image] for part in tested for image in part)  # twice where a stored row was held against a fresh one
 
 
 def test_rows_of_other_images_are_noticed_and_left_aside(

@@ -7,7 +7,8 @@ once; what lies behind the frontier trains on what is stored, with the numbers o
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -42,17 +43,18 @@ class ActivationSet(Dataset):
     """A split whose images are replaced by what the frozen prefix makes of them: a tuple of tensors [N, ...] for each batch."""
 
     def __init__(
-        self, name: str, store: Store | Held, places: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
+        self, name: str, store: Store | Held, keys: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
     ) -> None:
         """
         Args:
-            name: Of the split and its store.
+            name: Of the store.
             store: Has all the rows.
-            places: int64 [N, K], where the rows of each image's views are.
+            keys: int64 [N, K], those of each image's views.
             labels: [N, ...], as the split has them.
             dtypes: In which the network takes its activations.
         """
-        self.name, self.store, self.dtypes, self._places = name, store, dtypes, places
+        self.name, self.store, self.keys, self.dtypes = name, store, keys, dtypes
+        self._places: np.ndarray = store.places(keys.ravel()).reshape(keys.shape)
         self.labels = labels
 
     def __len__(self) -> int:
@@ -79,13 +81,14 @@ class Known:
 
     cuts: dict[str, frontier.Cut] = field(default_factory=dict)
     stores: dict[str, Store | Held] = field(default_factory=dict)  # whose rows were compared with fresh ones
-    checked: set[str] = field(default_factory=set)  # parts whose rows have given the logits of the whole network
+    # by store and image: digest of the row as which the whole network has answered to the image, in this process
+    answered: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
 
     def forget(self) -> None:
         """Let go of everything."""
         self.cuts.clear()
         self.stores.clear()
-        self.checked.clear()
+        self.answered.clear()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ def of_test(
 ) -> ActivationSet | None:
     """What the prefix makes of the test images, once they are open; None where the whole network shall read them.
 
-    Rounded rows would test another network than the one that was trained, so there the whole network reads the images.
+    Every one of them has gone through the whole network in this process, from the image to the logits, when this returns: when
+    its row was computed, or now. Rounded rows would test another network than the one that was trained, so there the whole
+    network reads the images.
 
     Raises:
         Disagreement: an image gives other logits than its row.
@@ -165,8 +170,11 @@ def of_test(
     except NoRoom as reason:
         log.info("the whole network reads the test images: %s", reason)
         return None
-    stop = config.trainer.limit_eval_batches
-    _check(features, rows, model.net, (inputs for step in images.at(0, stop_step=stop) for inputs, *_ in step), kit)
+    limit = config.trainer.limit_eval_batches
+    tested = range(len(rows) if limit is None else min(len(rows), limit * images.batch_size))
+    if left := _unanswered(features, rows, tested):
+        batches = _batches(config, _Views(images.dataset, [(at, 0) for at in left], None))
+        _check(features, rows, model.net, left, (inputs for step in batches.at(0) for inputs, *_ in step), kit)
     return rows
 
 
@@ -176,28 +184,47 @@ def check(features: Features, net: nn.Module, val: Dataset, kit: Kit) -> None:
     Raises:
         Disagreement: they differ by more than rounding.
     """
-    _check(features, features.val, net, [_read(val, list(range(min(SAMPLE, len(features.val)))))], kit)
+    if left := _unanswered(features, features.val, range(min(SAMPLE, len(features.val)))):
+        _check(features, features.val, net, left, [_read(val, left)], kit)
 
 
-def _check(features: Features, stored: ActivationSet, net: nn.Module, images: Iterable[Tensor], kit: Kit) -> None:
-    """The same of batches of images, the first ones of a split."""
-    if stored.name in features.known.checked:  # by another run, on the same tensors: only the head's values differ
-        return
+def _unanswered(features: Features, stored: ActivationSet, positions: Sequence[int]) -> list[int]:
+    """Those whose rows are not the ones as which the whole network has answered: for another run, if only its head differs."""
+    answered, rows = features.known.answered[stored.name], stored.take([*positions], 0)[0]
+    keys = stored.keys[[*positions], 0].tolist()
+    return [at for at, key, digest in zip(positions, keys, _digests(rows), strict=True) if answered.get(key) != digest]
+
+
+def _digests(rows: Rows) -> list[bytes]:
+    """Of each image's activations, [N, ...] each."""
+    pieces = [row.contiguous().view(len(row), -1).view(torch.uint8) for row in rows]
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in torch.cat(pieces, dim=1).cpu().numpy()]
+
+
+def _check(
+    features: Features, stored: ActivationSet, net: nn.Module, positions: list[int], images: Iterable[Tensor], kit: Kit
+) -> None:
+    """Run the images of these positions, batch by batch, through the whole network: does it answer as to their rows?"""
     was_training, suffix, seen = net.training, features.split.suffix_of(net), 0
     net.eval()
-    for some in images:
-        rows, _ = stored.take([*range(seen, seen + len(some))], 0)
-        seen += len(some)
+    for batch in images:
+        some = positions[seen : seen + len(batch)]
+        seen += len(batch)
+        rows, _ = stored.take(some, 0)
         with torch.no_grad(), autocast(kit):
-            whole, cut = net(ready(some, kit)), suffix(*(row.to(kit.ranks.device) for row in rows))
-        off = float((whole.double() - cut.double()).abs().max())
-        if not off <= AGREE * float(whole.double().abs().max().clamp(min=1e-6)):
-            raise Disagreement(
-                f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove the folder "
-                "activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
-            )
+            _agree(net(ready(batch, kit)), suffix(*(row.to(kit.ranks.device) for row in rows)))
+        features.known.answered[stored.name].update(zip(stored.keys[some, 0].tolist(), _digests(rows), strict=True))
     net.train(was_training)
-    features.known.checked.add(stored.name)
+
+
+def _agree(whole: Tensor, cut: Tensor) -> None:
+    """Compare the logits of the whole network with those from what is stored."""
+    off = float((whole.double() - cut.double()).abs().max())
+    if not off <= AGREE * float(whole.double().abs().max().clamp(min=1e-6)):
+        raise Disagreement(
+            f"from stored activations the network's logits differ by {off:.3g} from those of its images: remove the folder "
+            "activations in paths.cache, or add cache.activations=off, and please report the model and the strategy"
+        )
 
 
 def _views(config: RunConfig) -> int | None:
@@ -251,14 +278,21 @@ def _stored(
     where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
 
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
-        images = _Views(part, [where[int(key)] for key in wanted], wanted if views else None)
-        loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False, persistent_workers=False)
-        size = config.trainer.eval_batch_size
-        batches = Batches(images, batch_size=size, accumulate=1, loader=loader, seed=0, shuffle=False)
+        batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
+                some = wanted[step * batches.batch_size :][: len(inputs)]
                 with autocast(kit):
-                    yield wanted[step * size : step * size + len(inputs)], found.prefix(ready(inputs, kit))
+                    yield some, compute(ready(inputs, kit), some)
+
+    def compute(inputs: Tensor, some: np.ndarray) -> Rows:
+        if found.cut.head is None:
+            return found.prefix(inputs)
+        rows, logits = found.whole(inputs)  # all that is left is the head
+        with torch.no_grad():
+            _agree(logits, found.suffix(*rows))
+        known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
+        return rows
 
     dtypes = tuple(slot.dtype for slot in found.cut.slots)
     kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)
@@ -267,7 +301,7 @@ def _stored(
     key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp()}, str(kept))
 
     def rows(store: Store | Held) -> ActivationSet:
-        return ActivationSet(f"{name} {key}", store, store.places(keys.ravel()).reshape(keys.shape), part.labels, dtypes)
+        return ActivationSet(key, store, keys, part.labels, dtypes)
 
     if key in known.stores and known.stores[key].has(keys.ravel()):
         return rows(known.stores[key])
@@ -298,6 +332,12 @@ class _Views(Dataset):
         if self._keys is not None:
             randomness.start(image_seed(0, 0, int(self._keys[position])))
         return self._part[self._chosen[position][0]]
+
+
+def _batches(config: RunConfig, images: Dataset) -> Batches:
+    """All images once, in their order."""
+    loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False, persistent_workers=False)
+    return Batches(images, batch_size=config.trainer.eval_batch_size, accumulate=1, loader=loader, seed=0, shuffle=False)
 
 
 def _read(part: Any, positions: list[int]) -> Tensor:

@@ -7,7 +7,7 @@ stored activations are put in where they were taken.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,17 @@ class Split:
         Under autocast they have the type that the network computes in.
         """
         with evaluating(self.suffix.net), torch.no_grad():
-            return taken(self.suffix.net, images, [slot.sites[0] for slot in self.cut.slots])
+            return taken(self.suffix.net, images, self._sites)
+
+    def whole(self, images: Tensor) -> tuple[tuple[Tensor, ...], Any]:
+        """Likewise, and what the whole network answers to the images: worth its while where little lies behind the frontier."""
+        with evaluating(self.suffix.net), torch.no_grad(), looking(self.suffix.net, self._sites) as found:
+            answer = self.suffix.net(images)
+        return _complete(found, self._sites), answer
+
+    @property
+    def _sites(self) -> list[Site]:
+        return [slot.sites[0] for slot in self.cut.slots]
 
     def suffix_of(self, net: nn.Module) -> Suffix:
         """The suffix of a copy of the network, such as its moving average. It must be frozen alike."""
@@ -142,6 +152,14 @@ class Split:
 
 def taken(net: nn.Module, images: Tensor, sites: list[Site]) -> tuple[Tensor, ...]:
     """Copies of the tensors at `sites`, from one forward pass in the modes that `net` is in, ended when all have been seen."""
+    with looking(net, sites, stop=True) as found, suppress(_Complete):
+        net(images)
+    return _complete(found, sites)
+
+
+@contextmanager
+def looking(net: nn.Module, sites: list[Site], *, stop: bool = False) -> Iterator[dict[Site, Tensor]]:
+    """Copies of the tensors at `sites`, while `net` runs once; with `stop`, its pass ends with `_Complete` at the last one."""
     found: dict[Site, Tensor] = {}
     counts: Counter[tuple[str, bool]] = Counter()
 
@@ -151,7 +169,7 @@ def taken(net: nn.Module, images: Tensor, sites: list[Site]) -> tuple[Tensor, ..
         for site in sites:
             if (site.module, site.call, site.entering) == (name, call, entering):
                 found[site] = tensors_in(value)[site.leaf].detach().clone()
-        if len(found) == len(sites):
+        if stop and len(found) == len(sites):
             raise _Complete
 
     hooks: list[Any] = []
@@ -162,13 +180,16 @@ def taken(net: nn.Module, images: Tensor, sites: list[Site]) -> tuple[Tensor, ..
         hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         hooks.append(module.register_forward_hook(after))
     try:
-        net(images)
-    except _Complete:
-        return tuple(found[site] for site in sites)
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    raise NoFrontier("its forward pass is another one in eval mode than in train mode")
+
+
+def _complete(found: Mapping[Site, Tensor], sites: list[Site]) -> tuple[Tensor, ...]:
+    if len(found) < len(sites):
+        raise NoFrontier("its forward pass is another one in eval mode than in train mode")
+    return tuple(found[site] for site in sites)
 
 
 def _putting(calls: Mapping[int, Mapping[int, int]], stored: list[Tensor]) -> Callable[..., Any]:
