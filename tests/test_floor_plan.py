@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fourfold"
 CONF = ROOT / "conf"
 
-GROUND = {"config", "scores"}
+GROUND = {"allocator", "config", "scores"}
 FACTS = {
     "advice",
     "checks",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from fourfold import allocator
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -62,6 +64,8 @@ def joined(device: str) -> Iterator[Ranks]:
 def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cpu":
+        allocator.keep_freed()
     if name != "cuda":
         return torch.device(name)
     torch.cuda.set_device(local_rank)
