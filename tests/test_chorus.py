@@ -18,9 +18,10 @@ import torch
 from fourfold import batched
 from fourfold.chorus import Chorus
 from fourfold.compose import compose
-from fourfold.config import RunConfig
+from fourfold.config import ConfigError, RunConfig
 from fourfold.files import read_json, read_jsonl
 from fourfold.loop import NonFiniteLoss
+from fourfold.models import weights as weights_of
 from fourfold.run import run
 from fourfold.stock import Stock
 from fourfold.study.ledger import kept
@@ -76,7 +77,7 @@ def record(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def tensors(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, weights_only=True)["model"]
+    return weights_of.read(file)
 
 
 def close(a: Any, b: Any) -> bool:
@@ -206,12 +207,27 @@ def test_a_sweep_trains_its_heads_together_through_a_kill_with_the_results_of_on
         assert trial.value == pytest.approx(result["metrics"]["val"]["acc"])
 
 
-def test_a_checkpoint_on_the_way_holds_what_learns_and_the_best_one_at_the_end_the_whole(weights: Path, tmp_path: Path) -> None:
-    one = config(weights, tmp_path / "cache", *HEADS[0])
-    together({tmp_path / "run": one})
-    assert set(tensors(tmp_path / "run/last.pt")) == {"head.weight", "head.bias"}
-    whole, start = tensors(tmp_path / "run/best.pt"), tensors(weights)
-    assert whole.keys() == start.keys()
-    assert all(torch.equal(whole[name], start[name]) for name in start if not name.startswith("head."))
-    assert (tmp_path / "run/last.pt").stat().st_size < (tmp_path / "run/best.pt").stat().st_size / 2
-    assert json.loads((tmp_path / "run/result.json").read_text())["weights"]["source"] == str(weights)
+def test_a_checkpoint_holds_what_learns_and_all_of_them_name_one_file_with_the_rest(weights: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    together({study / str(i): config(weights, tmp_path / "cache", *HEADS[i]) for i in (0, 1)})
+    start = weights_of.read(weights)
+    for run_folder in (study / "0", study / "1"):
+        for name in ("last.pt", "best.pt"):
+            assert set(torch.load(run_folder / name, weights_only=True)["model"]) == {"head.weight", "head.bias"}
+        whole = weights_of.read(run_folder / "best.pt")
+        assert whole.keys() == start.keys()
+        assert all(torch.equal(whole[name], start[name]) for name in start if not name.startswith("head."))
+        assert json.loads((run_folder / "result.json").read_text())["weights"]["source"] == str(weights)
+    (frozen,) = (study / "frozen").iterdir()
+    again = run(config(study / "0/best.pt", tmp_path / "cache", "freeze=full", "trainer.epochs=1"), tmp_path / "again")
+    assert again["metrics"]["test"]
+    frozen.unlink()
+    with pytest.raises(ConfigError, match=rf"{frozen.name} with the rest is missing: bring it back"):
+        run(config(study / "1/best.pt", tmp_path / "cache", "freeze=full"), tmp_path / "none")
+
+
+def test_a_checkpoint_that_is_uploaded_is_whole(weights: Path, tmp_path: Path) -> None:
+    one = config(weights, tmp_path / "cache", "logger.wandb.log_model=true", *HEADS[0])
+    together({tmp_path / "study/run": one})
+    assert torch.load(tmp_path / "study/run/best.pt", weights_only=True)["model"].keys() == weights_of.read(weights).keys()
+    assert not (tmp_path / "study/frozen").exists()

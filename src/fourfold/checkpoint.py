@@ -1,5 +1,6 @@
 """The whole state of a run on disk, so that a run that was ended at any moment goes on as if it had not been."""
 
+import os
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict
@@ -56,17 +57,37 @@ def _but(net: nn.Module, left_out: Collection[str]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in net.state_dict().items() if name not in left_out}
 
 
-def complete(path: Path, content: dict[str, Any], net: nn.Module) -> None:
-    """Write a checkpoint again with what it has left out, so that other runs can begin from it; a whole one stays as it is."""
+def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: Path | None = None) -> None:
+    """Write a checkpoint again with what it has left out, so that other runs can begin from it; a whole one stays as it is.
+
+    Args:
+        path: The checkpoint.
+        content: What `load` gave of it.
+        net: Holds what was left out.
+        apart: A file that many checkpoints share for what they leave out, and name as `frozen`; made if it is not there. By
+            default it is copied into each.
+    """
     whole = net.state_dict()
-    if content["model"].keys() == whole.keys():
+    left_out = {name: value for name, value in whole.items() if name not in content["model"]}
+    if not left_out:
         return
-    filled = {key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}
+    if apart is None:
+        _save_unchecked(
+            {**content, **{key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}}, path
+        )
+        return
+    if not apart.exists():
+        _save_unchecked({"model": left_out}, apart)
+    with replacing(path) as file:
+        torch.save({**content, "frozen": os.path.relpath(apart, path.parent)}, file)
+
+
+def _save_unchecked(content: dict[str, Any], path: Path) -> None:
     checked = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(compute_crc32=False)  # two thirds of the time, for sums that torch.load never reads
     try:
         with replacing(path) as file:
-            torch.save({**content, **filled}, file)
+            torch.save(content, file)
     finally:
         torch.serialization.set_crc32_options(compute_crc32=checked)
 

@@ -112,23 +112,38 @@ def head(file: Path, name: str) -> nn.Linear | nn.Conv2d | None:
 def read(file: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint file, on the CPU, without wrappers and prefixes.
 
+    Args:
+        file: If it names another file as `frozen`, as the runs of a sweep over one head do, with what is in that.
+
     Raises:
-        ConfigError: the file is damaged, holds code, or holds no tensors.
+        ConfigError: the file is damaged, holds code, or holds no tensors; or the file that it names is missing.
     """
+    content = _opened(file)
+    if isinstance(content, Mapping):
+        inside = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        tensors = {_plain(name): value for name, value in inside.items() if isinstance(value, Tensor)}
+        if isinstance(content.get("frozen"), str):
+            frozen = file.parent / content["frozen"]
+            if not frozen.exists():
+                raise ConfigError(
+                    f"model.weights={file} holds only what its run has learned, and {frozen} with the rest is missing: "
+                    "bring it back to where the study was, or give another file"
+                )
+            tensors = {**read(frozen), **tensors}
+        if tensors:
+            return tensors
+    raise ConfigError(f"model.weights={file} holds no tensors: give a state dict or a checkpoint of a run")
+
+
+def _opened(file: Path) -> Any:
     try:
-        content: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # the unpickler of a damaged file may stumble in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"model.weights={file} cannot be read as tensors alone ({reason}): "
             "save it again as torch.save(model.state_dict(), path) or with safetensors"
         ) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-        tensors = {_plain(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-    raise ConfigError(f"model.weights={file} holds no tensors: give a state dict or a checkpoint of a run")
 
 
 def _plain(name: str) -> str:
