@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -146,10 +146,11 @@ class Parts:
     def save(self, folder: Path, *, best: bool = False) -> None:
         """Write the checkpoint from the first process; the others wait for it."""
         if self.ranks.first:
-            frozen = self.unmoved()
+            frozen = self.unmoved
             checkpoint.save(folder, self.state, self.net, self.optimizer, self.kit.scaler, self.ema, best=best, frozen=frozen)
         self.ranks.wait()
 
+    @cached_property
     def unmoved(self) -> tuple[str, ...]:
         """Names of what stays frozen from the first epoch to the last, which no checkpoint needs to hold."""
         return freeze.frozen_names(self.net) if len(self.plan.phases) == 1 else ()

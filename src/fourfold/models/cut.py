@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,14 @@ class Suffix(nn.Module):
         if any(isinstance(tensor, Absent) for tensor in tensors_in(output)):
             raise RuntimeError(f"the output depends on frozen activations that are not stored ({place_of(self.cut)})")
         return output
+
+    def train(self, mode: bool = True) -> Self:
+        """Of a network of which only the head runs, only the head changes its mode: the others may be thousands of modules."""
+        if self.cut.head is None:
+            return super().train(mode)
+        self.training = mode
+        self.net.get_submodule(self.cut.head).train(mode)
+        return self
 
     @contextmanager
     def _replaying(self, stored: list[Tensor]) -> Iterator[None]:
