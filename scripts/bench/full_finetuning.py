@@ -5,8 +5,9 @@
     Fourfold          fourfold.run.run, its own first epoch and later ones, without trackers
     Fourfold auto     the same with trainer.precision=auto and trainer.channels_last=auto
 
-All shift by up to an eighth with reflected borders and flip (transform=light). CPU seconds of an epoch's training, by turns in
-one process; Fourfold's include its checkpoints and its log, and its validation apart. Ratios are of the same round.
+All shift by up to an eighth with reflected borders and flip (transform=light). CPU seconds of an epoch's training, by turns,
+each in a process of its own; Fourfold's include its checkpoints and its log, and its validation apart. Ratios are of the same
+round.
 
     python scripts/bench/full_finetuning.py [--images 1000] [--epochs 3] [--rounds 2] [--accuracy]
 """
@@ -19,7 +20,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +111,46 @@ def told(name: str, values: list[float], unit: str = "") -> None:
     print(f"{name:58} {statistics.mean(values):7.2f}{spread} (n={len(values)}){unit}", flush=True)
 
 
-def costs(root: Path, epochs: int, rounds: int) -> None:
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """What it returns in a process of its own: a run changes how its process handles memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as pool:
+        return pool.submit(function, *args).result()
+
+
+def quiet() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+
+
+def trained_on(root: Path) -> int:
+    """Images that Fourfold's validation and test leave, so that all train on as many."""
+    return round(0.9025 * len(ImageFolder(root).samples))
+
+
+def bare_tensors(root: Path, epochs: int) -> list[float]:
     from fourfold.data.pools import read_image
 
-    shape = v2.Compose(SHAPE)
-    paths = ImageFolder(root).samples
-    pixels = torch.stack([v2.functional.pil_to_tensor(shape(read_image(Path(path)).convert("RGB"))) for path, _ in paths])
-    labels = torch.tensor([label for _, label in paths])
-    fewer = round(0.9025 * len(paths))  # what Fourfold's validation and test leave, so that all train on as many
-    padded = nn.functional.pad(pixels[:fewer].float(), (SIZE // 8,) * 4, mode="reflect").to(torch.uint8)
+    shape, some = v2.Compose(SHAPE), ImageFolder(root).samples[: trained_on(root)]
+    pixels = torch.stack([v2.functional.pil_to_tensor(shape(read_image(Path(path)).convert("RGB"))) for path, _ in some])
+    labels = torch.tensor([label for _, label in some])
+    padded = nn.functional.pad(pixels.float(), (SIZE // 8,) * 4, mode="reflect").to(torch.uint8)
+    return bare(lambda: on_tensors(padded, labels), epochs)
+
+
+def bare_loader(root: Path) -> float:
     normal = v2.Compose([*SHAPE, *LIGHT, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
-    files = torch.utils.data.Subset(ImageFolder(root, normal), range(fewer))
+    files = torch.utils.data.Subset(ImageFolder(root, normal), range(trained_on(root)))
+    return bare(lambda: DataLoader(files, batch_size=BATCH, shuffle=True), 1)[0]
+
+
+def costs(root: Path, epochs: int, rounds: int) -> None:
+    fewer = trained_on(root)
     ratios: dict[str, list[float]] = {}
     for i in range(rounds):
-        tensors = bare(lambda: on_tensors(padded, labels[:fewer]), epochs)
-        loader = bare(lambda: DataLoader(files, batch_size=BATCH, shuffle=True), 1)
+        tensors, loader = apart(bare_tensors, root, epochs), apart(bare_loader, root)
         for name, overrides in (("fp32", ()), ("auto", AUTO)):
             with tempfile.TemporaryDirectory() as folder:
-                spent, result = ours(root, Path(folder), epochs, *overrides)
+                spent, result = apart(ours, root, Path(folder), epochs, *overrides)
             images = result["images"]["train"] / fewer
             if i == 0:
                 how = f"{result['precision']}{' channels_last' if result['channels_last'] else ''}"
@@ -133,7 +158,7 @@ def costs(root: Path, epochs: int, rounds: int) -> None:
             limit = statistics.mean(tensors[1:] or tensors) * images
             for label, value in (
                 (f"{name}: later epochs over bare tensors in fp32", statistics.mean(spent[1:]) / limit),
-                (f"{name}: first epoch, decoding included, over bare DataLoader", spent[0] / (loader[0] * images)),
+                (f"{name}: first epoch, decoding included, over bare DataLoader", spent[0] / (loader * images)),
                 (f"{name}: CPU s of an epoch, first", spent[0]),
                 (f"{name}: CPU s of an epoch, later", statistics.mean(spent[1:])),
                 (f"{name}: CPU s of all validations", result["cpu"]["validation"]),
@@ -141,7 +166,7 @@ def costs(root: Path, epochs: int, rounds: int) -> None:
             ):
                 ratios.setdefault(label, []).append(value)
         ratios.setdefault("bare tensors: CPU s of an epoch", []).append(statistics.mean(tensors[1:] or tensors))
-        ratios.setdefault("bare DataLoader: CPU s of its epoch", []).append(loader[0])
+        ratios.setdefault("bare DataLoader: CPU s of its epoch", []).append(loader)
         print(f"round {i + 1} done, load {os.getloadavg()[0]:.1f}", flush=True)
     for label, values in ratios.items():
         told(label, values)
@@ -164,8 +189,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--accuracy", action="store_true", help="of fp32 and auto over 3 seeds, instead of the costs")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.INFO)
+    quiet()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         root = photographs(Path(folder, "photographs"), asked.images)
