@@ -16,12 +16,14 @@ from fourfold import freeze, models, regularizers
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RegularizerConfig
 from fourfold.models import TransferModel, WeightsReport
+from fourfold.ranks import Ranks
 from fourfold.run import run
 from test_run import Ends, Pruned, config, record, same
 
 G = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(6, 3, 32, 32, generator=G)
 CLASSES = torch.randint(0, 4, (6,), generator=G)
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def asked(name: str, **changes: Any) -> RegularizerConfig:
@@ -50,13 +52,13 @@ def moved(net: nn.Module) -> None:
 
 
 def test_none_is_nothing() -> None:
-    assert regularizers.create(asked("none"), model(), sample, whole) is None
+    assert regularizers.create(asked("none"), model(), sample, whole, ALONE) is None
 
 
 def test_l2_sp_is_half_the_squared_distance_from_the_start_and_of_the_head_from_nothing() -> None:
     ours = model()
     start = {name: parameter.detach().clone() for name, parameter in ours.net.named_parameters()}
-    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours, sample, whole)
+    penalty = regularizers.create(asked("l2_sp", head_weight=0.7), ours, sample, whole, ALONE)
     moved(ours.net)
     assert penalty is not None
     value = penalty(None, CLASSES)
@@ -78,7 +80,7 @@ def test_l2_sp_treats_what_a_checkpoint_did_not_fill_as_new() -> None:
 
 def test_l2_sp_ignores_what_is_frozen() -> None:
     ours = model()
-    penalty = regularizers.create(asked("l2_sp"), ours, sample, whole)
+    penalty = regularizers.create(asked("l2_sp"), ours, sample, whole, ALONE)
     assert penalty is not None
     for name, parameter in ours.net.named_parameters():
         parameter.requires_grad_(name.startswith(("stage3", "head")))
@@ -92,7 +94,7 @@ def test_l2_sp_ignores_what_is_frozen() -> None:
 @pytest.mark.parametrize("smallest", [1, 3])
 def test_bss_is_the_lowest_eigenvalues_of_the_features_gram_matrix(smallest: int) -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss", smallest=smallest), ours, sample, whole)
+    penalty = regularizers.create(asked("bss", smallest=smallest), ours, sample, whole, ALONE)
     features: list[Tensor] = []
     ours.net.head.register_forward_pre_hook(lambda module, args: features.append(args[0]))  # type: ignore[operator, union-attr]
     ours.net(IMAGES)
@@ -119,7 +121,7 @@ def naive_maps(net: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
 
 def test_feature_distillation_is_the_distance_of_the_feature_vectors_written_out() -> None:
     ours, theirs = model(), model()
-    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole, ALONE)
     layers = regularizers.layers(ours, None)
     assert layers == ("stem", "stage1", "stage2", "stage3")
     moved(ours.net)
@@ -168,8 +170,8 @@ def test_delta_weighs_each_channel_by_what_a_classifier_loses_without_it() -> No
 
 def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -> None:
     ours, same_again = model(), model()
-    equal = regularizers.create(asked("feature_distillation"), ours, sample, whole)
-    held = regularizers.create(asked("delta", head_weight=0.7), same_again, sample, whole)
+    equal = regularizers.create(asked("feature_distillation"), ours, sample, whole, ALONE)
+    held = regularizers.create(asked("delta", head_weight=0.7), same_again, sample, whole, ALONE)
     for each in (ours, same_again):
         moved(each.net)
         each.net(IMAGES)
@@ -195,7 +197,7 @@ def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -
 
 def test_the_starting_network_is_never_trained_and_draws_nothing() -> None:
     ours = model()
-    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole)
+    penalty = regularizers.create(asked("feature_distillation"), ours, sample, whole, ALONE)
     assert penalty is not None
     ours.net.train()
     moved(ours.net)
@@ -232,7 +234,7 @@ def test_co_tuning_is_the_cross_entropy_of_the_old_head_with_the_classes_that_th
     matched = {
         label: np.mean([p for p, c in zip(said, CLASSES, strict=True) if c == label], axis=0) for label in set(CLASSES.tolist())
     }
-    penalty = regularizers.create(asked("co_tuning", temperature=temperature), ours, sample, whole)
+    penalty = regularizers.create(asked("co_tuning", temperature=temperature), ours, sample, whole, ALONE)
     assert penalty is not None
     moved(ours.net)
     ours.net.eval()
@@ -254,7 +256,7 @@ def test_co_tuning_is_the_cross_entropy_of_the_old_head_with_the_classes_that_th
 
 def test_co_tuning_blends_the_source_classes_of_blended_labels() -> None:
     ours = two_headed()
-    penalty = regularizers.create(asked("co_tuning"), ours, sample, whole)
+    penalty = regularizers.create(asked("co_tuning"), ours, sample, whole, ALONE)
     assert penalty is not None
     hard = torch.nn.functional.one_hot(CLASSES, 4).float()
 
@@ -269,11 +271,11 @@ def test_co_tuning_blends_the_source_classes_of_blended_labels() -> None:
 
 
 def test_co_tuning_says_what_it_lacks() -> None:
-    with pytest.raises(ConfigError, match=r"needs the classifier that random were trained with|regularizer=co_tuning needs"):
+    with pytest.raises(ConfigError, match=r"co_tuning needs the classifier of the starting weights .*, but they bring none"):
         regularizers.add_source_head(model())
     with pytest.raises(ConfigError, match=r"relationship=reverse judges by images .* but a class has one training image only"):
         regularizers.create(
-            asked("co_tuning", relationship="reverse"), two_headed(), sample, lambda: [(IMAGES[:3], torch.arange(3))]
+            asked("co_tuning", relationship="reverse"), two_headed(), sample, lambda: [(IMAGES[:3], torch.arange(3))], ALONE
         )
 
 
@@ -288,7 +290,7 @@ def test_four_blocks_spread_evenly_are_compared_and_others_can_be_named() -> Non
 
 def test_no_hook_speaks_without_gradients() -> None:
     ours = model()
-    penalty = regularizers.create(asked("bss"), ours, sample, whole)
+    penalty = regularizers.create(asked("bss"), ours, sample, whole, ALONE)
     with torch.no_grad():
         ours.net(IMAGES)
     assert penalty is not None

@@ -16,7 +16,7 @@ from fourfold.loop import Kit, Penalty, autocast
 from fourfold.models import norms
 from fourfold.models.listening import entering, listen, pooled
 
-Draw = Callable[[int], Tensor]  # how many -> as many unlabelled images as the network is given them, drawn at random
+Draw = Callable[[int], Tensor]  # how many -> this process's share of as many unlabelled images, drawn at random
 DOMAIN = "domain_classifier"  # where a network keeps it
 HIDDEN = 256  # width of its hidden layer
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, in units of the mean squared distance
@@ -85,7 +85,8 @@ class _Reversed(torch.autograd.Function):
 def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit, images: int) -> Penalty | None:
     """The term of the loss that `config` asks for: each micro-batch against as many unlabelled images; None where it has none.
 
-    The network runs once more for it, in train mode: batch statistics that move see both domains.
+    The network runs once more for it, in train mode: batch statistics that move see both domains. Under torchrun features are
+    compared across all processes.
 
     Args:
         net: On its device.
@@ -105,10 +106,10 @@ def create(config: AdaptConfig, net: nn.Module, head: str, draw: Draw, kit: Kit,
     heard = listen(net, {head: entering})
 
     def penalty(inputs: Any, targets: Tensor) -> Tensor:
-        labelled = pooled(heard.pop(head))
+        labelled = kit.ranks.rows(pooled(heard.pop(head)).float())
         with autocast(kit):
-            net(draw(len(targets)))
-        return weighed(labelled.float(), pooled(heard.pop(head)).float())
+            net(draw(len(labelled)))
+        return weighed(labelled, kit.ranks.rows(pooled(heard.pop(head)).float()))
 
     return penalty
 

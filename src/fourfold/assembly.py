@@ -38,6 +38,7 @@ from fourfold.state import State
 from fourfold.stock import Stock, own
 
 log = logging.getLogger(__name__)
+WHOLE_BATCH = ("regularizer=bss", "adapt=coral", "adapt=mmd", "adapt=dann")  # terms that are no mean over images
 
 
 @dataclass
@@ -320,7 +321,19 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
 def _penalty(
     config: RunConfig, model: models.TransferModel, train: data.Batches, unlabelled: data.Batches | None, kit: Kit
 ) -> Penalty | None:
-    """What is added to the loss: the regularizer's term, then the adaptation's, which runs the network once more."""
+    """What is added to the loss: the regularizer's term, then the adaptation's, which runs the network once more.
+
+    Raises:
+        ConfigError: a term looks at a micro-batch as a whole, and its processes would not have one each.
+    """
+    size, world = config.trainer.batch_size, kit.ranks.world
+    for term in (f"regularizer={config.regularizer.name}", f"adapt={config.adapt.name}"):
+        if world > 1 and term in WHOLE_BATCH and (config.trainer.accumulate > 1 or size % world):
+            raise ConfigError(
+                f"{term} compares the images of a step with each other, but trainer.batch_size={size} with trainer.accumulate="
+                f"{config.trainer.accumulate} is not one micro-batch for each of {world} processes: choose accumulate=1 and a "
+                f"multiple of {world}"
+            )
 
     def sample(count: int) -> tuple[Tensor, Tensor]:  # a fair one: see `Manifest`
         images, targets, *_ = train.read([*range(min(count, train.images))])
@@ -336,10 +349,11 @@ def _penalty(
 
     def draw(count: int) -> Tensor:
         assert unlabelled is not None
-        return ready(unlabelled.read(torch.randint(unlabelled.images, (max(2, count),)).tolist())[0], kit)
+        chosen = kit.ranks.share(torch.randint(unlabelled.images, (max(2, count),)))
+        return ready(unlabelled.read(chosen.tolist())[0], kit)
 
     terms = [
-        regularizers.create(config.regularizer, model, sample, whole),
+        regularizers.create(config.regularizer, model, sample, whole, kit.ranks),
         adaptation.create(config.adapt, model.net, model.heads[0], draw, kit, config.trainer.epochs * train.images),
     ]
     wanted = [term for term in terms if term is not None]
@@ -352,8 +366,6 @@ def _unlabelled(config: RunConfig, splits: data.Splits, model: models.TransferMo
     """The images that domain adaptation uses, the same in every process."""
     if config.adapt.name == "none":
         return None
-    if config.adapt.name != "adabn" and ranks.world > 1:
-        raise ConfigError(f"adapt={config.adapt.name} runs in one process only, not in {ranks.world}: leave torchrun out")
     images = data.load_unlabelled(config.dataset, config.adapt.images, model.preprocessing, config.seed, splits.manifest)
     return _in_order(images, config, replace(ranks, rank=0, world=1))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fourfold.data import Batches
 from fourfold.files import replacing, write_json
+from fourfold.ranks import Ranks
 
 SHOWN = 8  # mistakes
 SIDE = 64  # pixels of each picture
@@ -28,15 +29,24 @@ class Answers:
         confidence, predicted = outputs.float().softmax(dim=1).max(dim=1)
         self._batches.append((targets, predicted, confidence))  # fetched in the end: a look at each would wait for the device
 
-    def keep(self, test: Batches, classes: tuple[str, ...], folder: Path) -> None:
+    def keep(self, test: Batches, stop_step: int | None, classes: tuple[str, ...], folder: Path, ranks: Ranks) -> None:
         """Write all answers, and the surest mistakes with pictures as the network saw them (but not normalised).
 
+        Every process brings what it was given of the images; the first one writes.
+
         Args:
-            test: The images, in the order of the answers.
+            test: The images, in the order of this process's answers.
+            stop_step: Where that order ended.
             classes: Their names.
             folder: Of the run.
+            ranks: The processes.
         """
-        target, predicted, confidence = (torch.cat(column).cpu().numpy() for column in zip(*self._batches, strict=True))
+        place = torch.tensor(test.places(0, stop_step), dtype=torch.int64, device=ranks.device)
+        own = [torch.cat(column) for column in zip(*self._batches, strict=True)] or [place, place, place.float()]
+        order, *answers = (ranks.rows(column).cpu().numpy() for column in (place, *own))
+        if not ranks.first:
+            return
+        target, predicted, confidence = (column[np.argsort(order)] for column in answers)
         with replacing(folder / "answers.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from fourfold import allocator
 
@@ -35,6 +35,39 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return self.total(float(flag))[0] > 0
+
+    def rows(self, own: Tensor) -> Tensor:
+        """Rows [N, ...] of all processes, in the order of their ranks; N may differ between processes, and be 0.
+
+        Gradients reach this process's own rows, as if each process had the loss of all rows by itself: they are multiplied by
+        (rows of all) / (own rows), since the loop weighs each process's loss by its share.
+        """
+        if self.world == 1:
+            return own
+        sizes = [int(size) for size in self._gathered(torch.tensor([len(own)], device=own.device))]
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [part[:size] for part, size in zip(self._gathered(padded), sizes, strict=True)]
+        if own.requires_grad:
+            parts[self.rank] = own + (sum(sizes) / len(own) - 1) * (own - own.detach())
+        return torch.cat(parts)
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.world)]
+        distributed.all_gather(parts, own)
+        return parts
+
+    def share(self, of_first: Tensor) -> Tensor:
+        """Every `world`-th of the first process's rows, beginning with this process's rank: of all, each row goes to one.
+
+        Args:
+            of_first: Of the same shape and type everywhere.
+        """
+        if self.world > 1:
+            there = of_first.to(self.device)
+            distributed.broadcast(there, src=0)
+            of_first = there.to(of_first.device)
+        return of_first[self.rank :: self.world]
 
     def wait(self) -> None:
         """Until every process is here."""

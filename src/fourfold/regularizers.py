@@ -18,6 +18,7 @@ from fourfold.config import ConfigError, RegularizerConfig, nearest
 from fourfold.loop import Penalty
 from fourfold.models import Block, TransferModel, outputs
 from fourfold.models.listening import entering, leaving, listen, pooled
+from fourfold.ranks import Ranks
 
 Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
 Whole = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # all training images as evaluation shows them, and classes, in batches
@@ -28,7 +29,7 @@ SOFTNESS = 5.0  # of DELTA's attention: its authors' code divides by it, which t
 SHRINK = 1e-3  # of the probe behind that attention
 
 
-def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whole: Whole) -> Penalty | None:
+def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whole: Whole, ranks: Ranks) -> Penalty | None:
     """The term that `config` asks for; None for none.
 
     Args:
@@ -36,6 +37,7 @@ def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whol
         model: On its device, with the weights that it starts from: they are copied.
         sample: Gives the first training images; asked only where a term must know them.
         whole: Gives all of them; likewise.
+        ranks: The processes that share each micro-batch.
 
     Raises:
         ConfigError: a layer is named that the network does not have, or the classes cannot be matched.
@@ -43,7 +45,7 @@ def create(config: RegularizerConfig, model: TransferModel, sample: Sample, whol
     if config.name == "l2_sp":
         return l2_sp(model.net, transferred(model), config.weight, config.head_weight)
     if config.name == "bss":
-        return bss(model.net, model.heads[0], config.weight, config.smallest)
+        return bss(model.net, model.heads[0], config.weight, config.smallest, ranks)
     if config.name == "feature_distillation":
         return feature_distillation(model.net, layers(model, config.layers), config.weight)
     if config.name == "delta":
@@ -67,7 +69,7 @@ def add_source_head(model: TransferModel) -> None:
     """
     if model.source_head is None:
         raise ConfigError(
-            f"regularizer=co_tuning needs the classifier that {model.weights.source} were trained with, but they bring "
+            f"regularizer=co_tuning needs the classifier of the starting weights ({model.weights.source}), but they bring "
             "none that is one Linear layer or one convolution of 1 x 1: choose other model.weights, or another regularizer"
         )
     model.net.add_module(SOURCE_HEAD, model.source_head)
@@ -104,7 +106,7 @@ def l2_sp(net: nn.Module, transferred: frozenset[str], weight: float, head_weigh
     return penalty
 
 
-def bss(net: nn.Module, head: str, weight: float, smallest: int) -> Penalty:
+def bss(net: nn.Module, head: str, weight: float, smallest: int, ranks: Ranks) -> Penalty:
     """weight * (the squares of the `smallest` lowest singular values of a micro-batch's features [N, D], summed).
 
     Batch spectral shrinkage (Chen et al. 2019, "Catastrophic Forgetting Meets Negative Transfer", NeurIPS, eq. 4). Features are
@@ -113,8 +115,8 @@ def bss(net: nn.Module, head: str, weight: float, smallest: int) -> Penalty:
     heard = listen(net, {head: entering})
 
     def penalty(inputs: Any, targets: Tensor) -> Tensor:
-        features = pooled(heard.pop(head))
-        return weight * torch.linalg.svdvals(features.float())[-smallest:].square().sum()  # in falling order
+        features = ranks.rows(pooled(heard.pop(head)).float())
+        return weight * torch.linalg.svdvals(features)[-smallest:].square().sum()  # in falling order
 
     return penalty
 

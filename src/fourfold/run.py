@@ -302,12 +302,14 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
         checkpoint.complete(folder / "best.pt", best, parts.net, _apart(parts, folder))
     limit = parts.config.trainer.limit_eval_batches
     answers = Answers()
-    alone = parts.splits.task == "classification" and parts.ranks.world == 1  # of several processes each sees a share
+    classes = parts.splits.task == "classification"
     with watched(parts.ranks.world, training=False):
         net, test, images = parts.open_test()
-        tested = evaluate(net, test.at(0, stop_step=limit), parts.kit, parts.measures, on_batch=answers.add if alone else None)
-    if alone:
-        answers.keep(images, parts.splits.classes, folder)
+        tested = evaluate(
+            net, test.at(0, stop_step=limit), parts.kit, parts.measures, on_batch=answers.add if classes else None
+        )
+    if classes:
+        answers.keep(images, limit, parts.splits.classes, folder, parts.ranks)
     return tested
 
 

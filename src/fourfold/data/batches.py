@@ -83,13 +83,20 @@ class Batches:
 
         One iteration at a time: workers are shared. It leaves the global generators of this process as they were.
         """
-        order = self.order(epoch)
-        steps = [self._share(order, step) for step in range(len(self))[start_step:stop_step]]
+        steps = self._shares(epoch, start_step, stop_step)
         if hasattr(self.dataset, "ready"):  # what is kept is decoded before workers start
             self.dataset.ready([place for step in steps for piece in step for place in piece], self.loader.num_workers)
         batches = self._read([(epoch, positions) for step in steps for positions in step])
         for step in steps:
             yield [next(batches) for _ in step]
+
+    def places(self, epoch: int, stop_step: int | None = None) -> list[int]:
+        """Positions in the dataset of the images that `at` gives this process, in that order."""
+        return [place for step in self._shares(epoch, 0, stop_step) for piece in step for place in piece]
+
+    def _shares(self, epoch: int, start_step: int, stop_step: int | None) -> list[Share]:
+        order = self.order(epoch)
+        return [self._share(order, step) for step in range(len(self))[start_step:stop_step]]
 
     def read(self, positions: list[int]) -> Batch:
         """These images as one batch of the first epoch, read by this process now."""

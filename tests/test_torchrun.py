@@ -1,0 +1,95 @@
+"""Two processes (gloo, on the CPU) that share a run end with the weights of one, whatever joins the loss; or say why not."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fourfold.run import run
+from two_processes import REFUSED, WORDS, configured
+
+Weights = dict[str, torch.Tensor]
+
+
+def free_ports(number: int) -> list[int]:
+    """As many, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of two processes lie."""
+    folder = tmp_path_factory.mktemp("two")
+    script = Path(__file__).with_name("two_processes.py")
+    ports = [str(port) for port in free_ports(len(WORDS) + len(REFUSED))]
+    paths = os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder), *ports],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        timeout=600,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the same runs lie, of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    for name in WORDS:
+        run(configured(name), folder / name)
+    return folder
+
+
+def weights(folder: Path) -> Weights:
+    return torch.load(folder / "last.pt", weights_only=True)["model"]
+
+
+def apart(first: Weights, second: Weights) -> float:
+    """Euclidean distance of what both have."""
+    shared = [name for name in first if name in second and first[name].is_floating_point()]
+    return float(torch.stack([(first[name] - second[name]).double().square().sum() for name in shared]).sum().sqrt())
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_two_processes_end_with_the_weights_of_one(name: str, one: Path, two: Path) -> None:
+    """Far nearer to each other than the term has moved them."""
+    ours, theirs = weights(one / name), weights(two / name)
+    assert ours.keys() == theirs.keys()
+    moved = apart(ours, weights(one / "plain")) if name != "plain" else 1.0
+    assert moved > 1e-3
+    assert apart(ours, theirs) < 1e-3 * moved + 1e-6
+    results = [json.loads((folder / name / "result.json").read_text()) for folder in (one, two)]
+    assert [result["world"] for result in results] == [1, 2]
+    loss, other = (result["metrics"]["train"]["loss"] for result in results)
+    assert other == pytest.approx(loss, rel=1e-5)
+    assert results[0]["confusion"] == results[1]["confusion"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_whole_batch_in_each_process_is_refused(name: str, two: Path) -> None:
+    said = (two / f"{name}.txt").read_text()
+    assert "compares the images of a step with each other" in said
+    assert "choose accumulate=1 and a multiple of 2" in said
+    assert not (two / name / "result.json").exists()
+
+
+def test_answers_and_mistakes_of_two_processes_are_those_of_one(one: Path, two: Path) -> None:
+    """Each process has seen a share of the test images, which come back in their order."""
+    ours, theirs = (np.load(folder / "plain" / "answers.npz") for folder in (one, two))
+    for column in ("target", "predicted"):
+        assert ours[column].tolist() == theirs[column].tolist()
+    np.testing.assert_allclose(ours["confidence"], theirs["confidence"], atol=2e-3)  # float16
+    mistakes, others = (json.loads((folder / "plain" / "mistakes.json").read_text()) for folder in (one, two))
+    assert [each["image"] for each in mistakes] == [each["image"] for each in others]
+    assert (one / "plain" / "mistakes.png").read_bytes() == (two / "plain" / "mistakes.png").read_bytes()
