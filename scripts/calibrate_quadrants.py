@@ -5,7 +5,7 @@ textures, on the digits themselves and on handwritten ones; measures where each 
 the two lifts at which following `fourfold.advice` loses least against the best strategy. With --write they go into
 conf/place/default.yaml. docs/place.md tells what came out.
 
-    python scripts/calibrate_quadrants.py [--outputs outputs] [--write]    (504 runs, half an hour on one core)
+    python scripts/calibrate_quadrants.py [--outputs outputs] [--write]    (504 runs, 18 CPU minutes)
 """
 
 import argparse
