@@ -21,13 +21,13 @@ shoot() { # FILE WIDTH HEIGHT DARK
 case $out in
 *.png)
     mkdir -p "$(dirname "$out")"
-    shoot "$out" 1440 1340 1
+    shoot "$out" 1440 2330 1
     ;;
 *)
     mkdir -p "$out"
-    shoot "$out/wide_light.png" 1440 13500 1
-    shoot "$out/wide_dark.png" 1440 13500 0
-    shoot "$out/narrow_light.png" 400 30000 1
-    shoot "$out/narrow_dark.png" 400 30000 0
+    shoot "$out/wide_light.png" 1440 17000 1
+    shoot "$out/wide_dark.png" 1440 17000 0
+    shoot "$out/narrow_light.png" 400 33500 1
+    shoot "$out/narrow_dark.png" 400 33500 0
     ;;
 esac

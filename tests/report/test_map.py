@@ -67,8 +67,9 @@ def study(folder: Path) -> Study:
 
 def drawn(study: Study) -> tuple[Figure, Axes]:
     with styled():
-        figure = study_map.figure(study, study_map.WIDE)
+        figure, numbered = study_map.figure(study, study_map.WIDE)
         figure.canvas.draw()
+    assert not numbered
     return figure, figure.axes[0]
 
 
@@ -93,8 +94,9 @@ def test_each_mark_stands_where_the_data_were_measured(study: Study) -> None:
 @pytest.mark.parametrize("width", [study_map.WIDE, study_map.WIDTH])
 def test_no_label_covers_another_or_leaves_the_map(study: Study, width: float) -> None:
     with styled():
-        figure = study_map.figure(study, width)
+        figure, numbered = study_map.figure(study, width)
         figure.canvas.draw()
+    assert not numbered
     (axes,) = figure.axes
     boxes = {text.get_text() + str(number): text.get_window_extent() for number, text in enumerate(axes.texts)}
     assert len(boxes) == 6 + 2 * 6
@@ -105,6 +107,16 @@ def test_no_label_covers_another_or_leaves_the_map(study: Study, width: float) -
         across = min(box.x1, another.x1) - max(box.x0, another.x0)
         up = min(box.y1, another.y1) - max(box.y0, another.y0)
         assert across <= 1 or up <= 0.25 * min(box.height, another.height), f"{one} covers {other}"  # lines of a label touch
+
+
+def test_names_that_would_cover_each_other_give_way_to_the_numbers_of_the_table(study: Study) -> None:
+    crowd = tuple(replace(place, placement=placement(5, 0.6 + i / 100, 0.5, 0.7)) for i, place in enumerate(study.places * 3))
+    with styled():
+        figure, numbered = study_map.figure(replace(study, places=crowd), study_map.WIDTH)
+    assert numbered
+    (axes,) = figure.axes
+    assert sorted(int(text.get_text()) for text in axes.texts if text.get_text().isdigit()) == list(range(1, 19))
+    assert len(positions(replace(study, places=crowd))) == 18
 
 
 def test_what_lies_elsewhere_is_seen_and_said(study: Study, folder: Path) -> None:
@@ -141,7 +153,7 @@ def test_without_a_measurement_the_report_says_how_to_get_one(tmp_path: Path) ->
 def test_a_lift_that_is_undefined_has_a_line_but_no_mark(study: Study) -> None:
     places = tuple(replace(place, placement=placement(5, None)) for place in study.places)
     unknown = replace(study, places=places)
-    assert study_map.panels(unknown) == ("", "")
+    assert study_map.panels(unknown) == ("", "", False)
     assert [each.lift for each in positions(unknown)] == ["undefined"] * 6
     assert displaced(unknown) == ""
     assert missing(unknown) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fourfold.config import ConfigError
 from fourfold.report.methods import bibtex, paragraph
-from fourfold.report.positions import displaced, missing, positions
+from fourfold.report.positions import displaced, foretold, missing, positions
 from fourfold.report.wording import (
     between,
     count,
@@ -61,7 +61,13 @@ def _markdown_positions(study: Study) -> list[str]:
         rows.append([f"{each.title}: {each.data}", each.lift, each.size, measured, each.textbook, each.textbook_regret])
         rows[-1] += [each.predicted, each.predicted_regret]
     table = [f"| {' | '.join(row)} |" for row in rows]
-    return ["## Where the data lie", "", *(f"{sentence}\n" for sentence in (displaced(study),) if sentence), *table, ""]
+    return [
+        "## Where the data lie",
+        "",
+        *(f"{sentence}\n" for sentence in (displaced(study), foretold(study)) if sentence),
+        *table,
+        "",
+    ]
 
 
 def _markdown_table(place: Place) -> list[str]:

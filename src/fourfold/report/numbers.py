@@ -6,7 +6,7 @@ from typing import Any
 
 from fourfold.report import methods
 from fourfold.report.commands import repeat
-from fourfold.report.positions import displaced
+from fourfold.report.positions import displaced, foretold
 from fourfold.report.wording import heading, sentences, summary
 from fourfold.study.answers import difference_interval, mean_interval
 from fourfold.study.cells import Cell
@@ -26,6 +26,7 @@ def data(study: Study) -> dict[str, Any]:
         "study": study.name,
         "summary": summary(study.places, names),
         "displaced": displaced(study),
+        "foretold": foretold(study),
         "strategies": list(study.strategies),
         "places": [_place_data(place, name) for place, name in zip(study.places, names, strict=True)],
         "ranking": _ranking_data(study),

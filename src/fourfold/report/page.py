@@ -156,6 +156,7 @@ def render(study: Study) -> str:
         positions=lines,
         regret_unit=listed(dict.fromkeys("points" if place.metric.percent else place.metric.label for place in study.places)),
         displaced=positions.displaced(study),
+        foretold=positions.foretold(study),
         unmeasured=positions.missing(study),
         methods=methods.paragraph(study),
         bibtex=methods.bibtex(study),
@@ -276,8 +277,8 @@ def _contents(
         return any(section.pictures[kind] for section in sections for kind in kinds)
 
     entries = [
-        ("map", "Map", has_map),
         ("quadrants", "Scores", bool(sections)),
+        ("map", "Map", has_map),
         ("table", "Numbers", bool(sections)),
         ("verdicts", "Verdicts", shown("differences")),
         ("certainty", "Certainty", shown("differences")),

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fourfold.report.wording import heading, lies, lift_told, listed, several, signed, signed_interval
+from fourfold.placement import Placement
+from fourfold.report.wording import followed, heading, lies, lift_told, listed, several, signed, signed_interval
 from fourfold.study.metric import Metric
 from fourfold.study.quadrants import Place, Study
 from fourfold.study.verdict import Advice
@@ -27,12 +28,16 @@ class Position:
 
 def positions(study: Study) -> list[Position]:
     """A line for each place that has been measured."""
-    return [_position(place, heading(place, study)) for place in study.places if place.placement]
+    return [_position(place, found, heading(place, study)) for place, found in measured(study)]
 
 
-def _position(place: Place, title: str) -> Position:
-    found, verdict = place.placement, place.verdict
-    assert found is not None
+def measured(study: Study) -> list[tuple[Place, Placement]]:
+    """The places that have been measured, and where they lie."""
+    return [(place, place.placement) for place in study.places if place.placement is not None]
+
+
+def _position(place: Place, found: Placement, title: str) -> Position:
+    verdict = place.verdict
     return Position(
         title=title,
         data=f"{place.dataset}, {place.train_size}",
@@ -71,6 +76,12 @@ def displaced(study: Study) -> str:
         return f"The data lie in the {'quadrants' if len(known) > 1 else 'quadrant'} that the study gave them."
     told = listed(f"{heading(place, study)} as {lies(place.placement)}" for place in away if place.placement)
     return f"In {len(away)} of {several(len(known), 'quadrant')} the data measure as another: {told}."
+
+
+def foretold(study: Study) -> str:
+    """How well the predicted strategies did, in a sentence; empty where none was predicted or seeds are too few to tell."""
+    given = [(place, heading(place, study), place.verdict.predicted) for place in study.places if place.verdict.contenders]
+    return " ".join(followed("The strategy predicted from measured similarity and size", given, "place"))
 
 
 def missing(study: Study) -> str:

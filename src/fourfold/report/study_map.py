@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from fourfold.config import PlaceConfig
 from fourfold.placement import Placement
 from fourfold.report.canvas import PALETTE, WIDTH, color, inline, marker, styled, svg
+from fourfold.report.positions import measured
 from fourfold.report.wording import headline, lies, lift_told
 from fourfold.study.quadrants import SIMILARITIES, SIZES, Place, Study
 
@@ -20,11 +21,10 @@ WIDE = 5.6  # inches, on a page; on a telephone it is as wide as any panel
 LEFT, RIGHT, TOP, BOTTOM = 0.52, 0.12, 0.08, 0.42  # inches around the axes
 LINE, LETTER = 0.13, 0.057  # inches: a label's line, and one of its letters
 MARK = 0.08  # inches from the middle of a mark to its edge
-FAR = 0.34  # inches above or below a mark, from which a line leads to its label
+COVERED = 0.006  # square inches, beyond which the names give way to numbers
 LOWEST = -0.5  # lift; what lies further left is drawn here
 APART = 0.3  # powers of ten between two numbers beside the axis
 ROOM = 4.0  # times the smallest and the largest size, below and above
-NO_WINNER = "no single winner"
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in inches from the corner of the axes
 
@@ -35,19 +35,15 @@ class Point:
 
     place: Place
     placement: Placement
+    number: int  # of its line in the table of `positions`
     lift: float
     low: float
     high: float
+    label: tuple[str, ...]  # its data set, and the quadrant that the study gave it
 
     @property
     def size(self) -> float:
         return self.placement.size.per_class
-
-    @property
-    def label(self) -> tuple[str, ...]:
-        """Its data set, and the quadrant that the study gave it."""
-        declared = self.place.title if self.place.quadrant else ""
-        return tuple(line for line in (" ".join([self.place.dataset, *self.place.variant]), declared) if line)
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,17 @@ class Ground:
 def points(study: Study) -> list[Point]:
     """The places whose lift is known, from different to similar."""
     found = []
-    for place in study.places:
-        lift = place.placement.lift if place.placement else None
-        if place.placement and lift and lift.value is not None and lift.low is not None and lift.high is not None:
-            found.append(Point(place, place.placement, lift.value, lift.low, lift.high))
+    for number, (place, placement) in enumerate(measured(study), 1):
+        lift = placement.lift
+        if lift.value is not None and lift.low is not None and lift.high is not None:
+            found.append(Point(place, placement, number, lift.value, lift.low, lift.high, _told(place, study)))
     return sorted(found, key=lambda point: point.lift)
+
+
+def _told(place: Place, study: Study) -> tuple[str, ...]:
+    model = [place.model] if len({other.model for other in study.places}) > 1 else []
+    name = ", ".join([place.dataset, *model, *place.variant])
+    return (name, place.title) if place.quadrant else (name,)
 
 
 def winners(study: Study) -> list[str]:
@@ -82,12 +84,15 @@ def winners(study: Study) -> list[str]:
     return [strategy for strategy in study.strategies if strategy in won]
 
 
-def draw_map(axes: Axes, study: Study, width: float, height: float) -> None:
+def draw_map(axes: Axes, study: Study, width: float, height: float) -> bool:
     """Lift with its interval across, images per class up, on a scale of powers; lines where the quadrants begin.
 
     Args:
         axes: Of that size, in inches.
         study: With a point at least.
+
+    Returns:
+        Whether the points are numbered, since their names would cover each other.
     """
     shown = points(study)
     levels = shown[0].placement.levels
@@ -104,8 +109,13 @@ def draw_map(axes: Axes, study: Study, width: float, height: float) -> None:
         x, y = ground.at(point.lift, point.size)
         left, right = ground.at(point.low, point.size)[0], ground.at(point.high, point.size)[0]
         taken += [(x - MARK, y - MARK, x + MARK, y + MARK), (left, y - 0.02, right, y + 0.02)]
-    for point in shown:
-        taken.append(_label(axes, point, ground, taken))
+    labels = arranged(shown, [point.label for point in shown], ground, taken)
+    numbered = max(label.covers for label in labels) > COVERED
+    if numbered:
+        labels = arranged(shown, [(str(point.number),) for point in shown], ground, taken)
+    for point, label in zip(shown, labels, strict=True):
+        _write(axes, point, label, ground)
+    return numbered
 
 
 def _thresholds(axes: Axes, ground: Ground, sizes: Sequence[float]) -> None:
@@ -165,41 +175,65 @@ def _mark(axes: Axes, point: Point, study: Study, ground: Ground) -> None:
     axes.plot(*spot, marker(study, winner) if winner else "o", markersize=6.5, color=shade, markerfacecolor=face, zorder=4)
 
 
-def _label(axes: Axes, point: Point, ground: Ground, taken: Sequence[Box]) -> Box:
-    """Write a point's label where it covers least, near by; gives the room that it takes."""
+@dataclass(frozen=True)
+class Label:
+    """Where the label of a point is written."""
+
+    lines: tuple[str, ...]
+    box: Box
+    covers: float  # square inches of other things
+    led: bool  # far enough away for a line that leads to it
+
+
+def arranged(shown: Sequence[Point], texts: Sequence[tuple[str, ...]], ground: Ground, taken: Sequence[Box]) -> list[Label]:
+    """Labels near their points, one after the other where each covers least of what is `taken` and of those before it."""
+    labels: list[Label] = []
+    for point, lines in zip(shown, texts, strict=True):
+        labels.append(_arranged(point, lines, ground, [*taken, *(label.box for label in labels)]))
+    return labels
+
+
+def _arranged(point: Point, lines: tuple[str, ...], ground: Ground, taken: Sequence[Box]) -> Label:
     x, y = ground.at(point.lift, point.size)
-    width, height = LETTER * max(map(len, point.label)), LINE * len(point.label)
+    width, height = LETTER * max(map(len, lines)), LINE * len(lines)
     beside = MARK + 0.05 if not point.place.misplaced else MARK + 0.09
-    spots = [
-        (x + across - width / 2, y + up - height / 2, up)
+    middles = [
+        (across, up)
         for across in (0.0, 0.35 * width, -0.35 * width, min(0.0, ground.width - 0.04 - x - width / 2))
         for away in (0.0, 0.16, 0.34, 0.52, 0.7)
         for up in (beside + height / 2 + away, -beside - height / 2 - away)
-    ] + [(x + beside, y - height / 2, 0.0), (x - beside - width, y - height / 2, 0.0)]
+    ] + [(beside + width / 2, 0.0), (-beside - width / 2, 0.0)]
 
-    def cost(spot: tuple[float, float, float]) -> float:
-        left, bottom, up = spot
-        box = left, bottom, left + width, bottom + height
-        outside = max(0.0, -left) + max(0.0, box[2] - ground.width) + max(0.0, -bottom) + max(0.0, box[3] - ground.height)
-        distance = math.hypot(left + width / 2 - x, up)
-        return 100 * sum(_overlap(box, each) for each in taken) + 100 * outside + distance
+    def box(middle: tuple[float, float]) -> Box:
+        across, up = middle
+        return x + across - width / 2, y + up - height / 2, x + across + width / 2, y + up + height / 2
 
-    left, bottom, up = min(spots, key=cost)
-    centre = left + width / 2
-    if abs(up) > beside + height / 2 + FAR - 0.1:
-        ends = [y + math.copysign(beside, up), up + y - math.copysign(height / 2, up)]
+    def covers(each: Box) -> float:
+        outside = max(0.0, -each[0]) + max(0.0, each[2] - ground.width) + max(0.0, -each[1]) + max(0.0, each[3] - ground.height)
+        return sum(_overlap(each, other) for other in taken) + outside
+
+    best = min(middles, key=lambda middle: 100 * covers(box(middle)) + math.hypot(*middle))
+    return Label(lines, box(best), covers(box(best)), abs(best[1]) > beside + height / 2 + 0.24)
+
+
+def _write(axes: Axes, point: Point, label: Label, ground: Ground) -> None:
+    x, y = ground.at(point.lift, point.size)
+    left, bottom, right, top = label.box
+    centre = (left + right) / 2
+    if label.led:
+        ends = [y + math.copysign(MARK, bottom - y), bottom if bottom > y else top]
         axes.plot(
             [x / ground.width, centre / ground.width], [each / ground.height for each in ends], color=PALETTE["muted"],
             linewidth=0.5, transform=axes.transAxes, zorder=2,
         )  # fmt: skip
-    for line, text in enumerate(point.label):
+    for line, text in enumerate(label.lines):
         plain = PALETTE["ink"] if line == 0 else PALETTE["muted"]
+        marked = point.place.misplaced and line == len(label.lines) - 1
         axes.text(
-            centre / ground.width, (bottom + height - LINE * (line + 0.5)) / ground.height, text, transform=axes.transAxes,
-            ha="center", va="center", fontsize=7.5, color=PALETTE["textbook"] if line and point.place.misplaced else plain,
-            zorder=5, bbox={"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.6},
+            centre / ground.width, (top - LINE * (line + 0.5)) / ground.height, text, transform=axes.transAxes, ha="center",
+            va="center", fontsize=7.5, color=PALETTE["textbook"] if marked else plain, zorder=5,
+            bbox={"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
-    return left, bottom, left + width, bottom + height
 
 
 def _overlap(one: Box, other: Box) -> float:
@@ -209,10 +243,11 @@ def _overlap(one: Box, other: Box) -> float:
     return across * up if across > 0 and up > 0 else 0.0
 
 
-def figure(study: Study, width: float, key: float = 0.0) -> Figure:
-    """The map alone; call it within `styled`.
+def figure(study: Study, width: float, key: float = 0.0) -> tuple[Figure, bool]:
+    """The map alone, and whether its points are numbered; call it within `styled`.
 
     Args:
+        study: With a point at least.
         width: Inches.
         key: Inches that are left free below it.
     """
@@ -220,15 +255,25 @@ def figure(study: Study, width: float, key: float = 0.0) -> Figure:
     inner = width - LEFT - RIGHT, height - TOP - BOTTOM
     drawn = Figure(figsize=(width, height + key))
     box = LEFT / width, (BOTTOM + key) / (height + key), inner[0] / width, inner[1] / (height + key)
-    draw_map(drawn.add_axes(box), study, *inner)
-    return drawn
+    numbered = draw_map(drawn.add_axes(box), study, *inner)
+    return drawn, numbered
 
 
 def sheet(study: Study) -> Figure:
     """The map with its key, for a paper; call it within `styled`."""
-    drawn = figure(study, WIDE, key=0.3)
+    drawn, numbered = figure(study, WIDE, key=0.3)
+    shown = sorted(points(study), key=lambda point: point.number)
+    if numbered:  # beside a page stands a table
+        rows = math.ceil(len(shown) / 2)
+        drawn, _ = figure(study, WIDE, key=0.4 + 0.15 * rows)
+        for index, point in enumerate(shown):
+            x, y = (LEFT + (index // rows) * WIDE / 2) / WIDE, (0.4 + 0.15 * (rows - 1 - index % rows)) / drawn.get_figheight()
+            drawn.text(x, y, f"{point.number}  {', '.join(point.label)}", fontsize=7, va="center")
     handles = [_handle(strategy, color(study, strategy), marker(study, strategy), filled=True) for strategy in winners(study)]
-    handles.append(_handle(NO_WINNER, PALETTE["ink"], "o", filled=False))
+    if any(point.place.verdict.winner is None for point in shown):
+        handles.append(_handle("no single winner", PALETTE["ink"], "o", filled=False))
+    if any(point.place.misplaced for point in shown):
+        handles.append(_handle("not where the study put it", PALETTE["textbook"], "o", filled=False))
     drawn.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, handlelength=1.2)
     return drawn
 
@@ -238,16 +283,14 @@ def _handle(label: str, shade: str, shape: str, *, filled: bool) -> Line2D:
     return Line2D([], [], color=shade, marker=shape, markerfacecolor=face, linestyle="none", label=label)
 
 
-def panels(study: Study) -> tuple[str, str]:
-    """The map as two `<svg>` elements, wide and narrow; empty where nothing has been measured."""
+def panels(study: Study) -> tuple[str, str, bool]:
+    """The map as two `<svg>` elements, wide and narrow, and whether one is numbered; empty where nothing has been measured."""
     if not points(study):
-        return "", ""
-    told = "; ".join(described(points(study)))
+        return "", "", False
+    told = f"map of the data sets: {'; '.join(described(points(study)))}"
     with styled():
-        return (
-            inline(svg(figure(study, WIDE)), "map", f"map of the data sets: {told}"),
-            inline(svg(figure(study, WIDTH)), "smallmap", f"map of the data sets: {told}"),
-        )
+        (wide, crowded), (narrow, numbered) = figure(study, WIDE), figure(study, WIDTH)
+        return inline(svg(wide), "map", told), inline(svg(narrow), "smallmap", told), crowded or numbered
 
 
 def described(shown: Iterable[Point]) -> list[str]:

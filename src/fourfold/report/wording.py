@@ -173,8 +173,7 @@ def sentences(place: Place) -> list[str]:
         _needed(place),
         _chance(place),
         _cheapest(place),
-        _advice("The textbook's choice", place.verdict.textbook, place.metric),
-        _advice("What the measured place predicts", place.verdict.predicted, place.metric),
+        _textbook(place),
         _transfer(place),
     ]
     return [sentence for sentence in said if sentence]
@@ -250,18 +249,19 @@ def _cheapest(place: Place) -> str:
     return f"Cheapest of these: {cell.strategy}, which trains {parameters} in {duration(cell.seconds)}."
 
 
-def _advice(whose: str, advice: Advice | None, metric: Metric) -> str:
-    if advice is None:
+def _textbook(place: Place) -> str:
+    textbook, metric = place.verdict.textbook, place.metric
+    if textbook is None:
         return ""
-    name = f"{whose}, {advice.name},"
-    if advice.status == "not run":
+    name = f"The textbook's choice, {textbook.name},"
+    if textbook.status == "not run":
         return f"{name} was not run."
-    if advice.status == "chosen":
+    if textbook.status == "chosen":
         return f"{name} is the one chosen."
-    if advice.regret is None:
+    if textbook.regret is None:
         return f"{name} shares no seed with it."
     word = {"tied": "is tied with it; regret", "behind": "is behind; regret", "ahead": "tests better; regret"}
-    return f"{name} {word.get(advice.status, 'has a regret of')} {points(advice.regret, metric)}."
+    return f"{name} {word.get(textbook.status, 'has a regret of')} {points(textbook.regret, metric)}."
 
 
 def _transfer(place: Place) -> str:
@@ -295,10 +295,7 @@ def summary(places: Sequence[Place], names: Sequence[str]) -> list[str]:
     said = [*_winners(judged, len(places), kind), *_ties(judged, len(places))]
     return [
         f"{'; '.join(said)}.",
-        *_followed("The textbook's choice", [(place, name, place.verdict.textbook) for place, name in judged], kind),
-        *_followed(
-            "What the measured place predicts", [(place, name, place.verdict.predicted) for place, name in judged], kind
-        ),
+        *followed("The textbook's choice", [(place, name, place.verdict.textbook) for place, name in judged], kind),
         *_transfers(judged, kind),
     ]
 
@@ -327,7 +324,8 @@ def _ties(judged: Sequence[tuple[Place, str]], total: int) -> list[str]:
     return [f"{where} best cannot be told apart; the cheapest that is not shown to be behind: {who}"]
 
 
-def _followed(whose: str, given: Sequence[tuple[Place, str, Advice | None]], kind: str) -> list[str]:
+def followed(whose: str, given: Sequence[tuple[Place, str, Advice | None]], kind: str) -> list[str]:
+    """In how many places an advice was good, and where it lost most: one sentence, or none where there is nothing to tell."""
     tested = [(place, name, advice) for place, name, advice in given if advice and advice.status not in ("not run", "unknown")]
     if not tested:
         return []
