@@ -62,7 +62,7 @@ def main() -> None:
     asked = parser.parse_args()
     paths = f"paths.outputs={asked.outputs}"
     for words in _targets():
-        if cli.command(["-m", f"experiment={EXPERIMENT}", *words, "search.preflight=off", paths]):
+        if cli.command(["-m", f"experiment={EXPERIMENT}", *words, "search.preflight=off", "search.map=false", paths]):
             raise SystemExit(1)
     runs = [run for run in collect(Path(asked.outputs) / EXPERIMENT) if run.dataset in ("dialled", "digits", "glyph_digits")]
     cases = [_case(target, size, runs, paths) for target in (*DIALLED, "glyph_digits", "digits") for size in SIZES]

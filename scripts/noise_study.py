@@ -29,7 +29,8 @@ STUDY = [
     "dataset.loader.drop_last=true", f"+dataset.kwargs.noise={','.join(map(str, range(REPETITIONS)))}",
     "freeze=classifier_only,last_blocks,full,from_scratch", "optimizer.lr=1e-3,1e-2", "seed=0,1,2", "scheduler.warmup_epochs=3",
     "trainer.epochs=33", "trainer.batch_size=16", "trainer.val_every=33", "trainer.device=cpu", "trainer.threads=1",
-    "trainer.progress=false", "trainer.checkpoint_seconds=60", "logger=none", "search.preflight=off", "study=noise",
+    "trainer.progress=false", "trainer.checkpoint_seconds=60", "logger=none", "search.preflight=off", "search.map=false",
+    "study=noise",
 ]  # fmt: skip
 
 

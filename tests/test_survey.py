@@ -12,6 +12,7 @@ from fourfold.compose import compose, recorded
 from fourfold.files import read_json
 from fourfold.placement import FILE
 from fourfold.study.quadrants import read_study
+from report.test_map import write_placements
 from study.synthetic import write_plausible, write_run
 from test_auto import TINY, run
 from test_place import measured, weights
@@ -109,6 +110,8 @@ def test_a_record_of_an_older_version_has_todays_defaults_for_what_it_did_not_kn
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     study = write_plausible(tmp_path / "study", seeds=2, rates=(1e-3,))
+    write_placements(study)
     code = f"import sys; from fourfold import cli; print(cli.command(['report', {str(study)!r}]), 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.splitlines()[-1] == "0 False"
+    assert 'id="map"' in (study / "report.html").read_text(encoding="utf-8")
