@@ -1,5 +1,6 @@
 """How far training moved a network: exact where nothing or a known amount moved, and against the biased textbook formula."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 
 from fourfold import drift
+from fourfold.assembly import assemble
 from fourfold.models import TransferModel
+from fourfold.ranks import Ranks
 from fourfold.run import run
 from test_run import config
 
@@ -82,6 +85,17 @@ def test_measuring_leaves_the_network_as_it_was(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(drift, "measure", watched)
     run(config("freeze=full"), tmp_path)
     assert kept == [True]
+
+
+def test_features_are_compared_in_full_precision_whatever_the_network_computes_in(tmp_path: Path) -> None:
+    """Also those that oneDNN cannot multiply in bf16: 24 images, 65,536 numbers each."""
+    net = nn.Sequential(nn.Conv2d(3, 64, 1))
+    bf16 = assemble(config("trainer.precision=bf16"), tmp_path, Ranks(0, 1, torch.device("cpu"))).kit
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    half = drift._kernels(net, ["0"], images, bf16)["0"]
+    full = drift._kernels(net, ["0"], images, replace(bf16, autocast=None))["0"]
+    assert half.dtype == torch.float32
+    assert drift.cka(half, full) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_relative_change_is_that_of_the_norms() -> None:

@@ -127,7 +127,9 @@ def _listening(net: nn.Module, blocks: list[str], kernels: dict[str, Tensor], im
             if isinstance(value, Tensor) and value.is_floating_point() and len(value) == images:
                 flat = value.float().reshape(images, -1)  # [N, ...] -> [N, D]
                 flat = flat - flat.mean(dim=0)
-                kernels[name] = (flat @ flat.T).cpu()
+                # three digits are too few for sums over so many; oneDNN also divides by zero on [24, 65536] (PyTorch 2.14)
+                with torch.autocast(flat.device.type, enabled=False):
+                    kernels[name] = (flat @ flat.T).cpu()
 
         return hook
 
