@@ -298,7 +298,7 @@ def _stored(
     kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)
     parts = [Part(slot.shape, dtype) for slot, dtype in zip(found.cut.slots, kept, strict=True)]
     recipe = asdict(config.transform) if views else "evaluation"
-    key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp()}, str(kept))
+    key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp}, str(kept))
 
     def rows(store: Store | Held) -> ActivationSet:
         return ActivationSet(key, store, keys, part.labels, dtypes)

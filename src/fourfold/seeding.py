@@ -13,7 +13,10 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Start Python, numpy and torch (all devices) from `seed`; `deterministic` makes torch refuse what cannot repeat."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that still draw from numpy's global state
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # it would keep the whole stack of calls for each device that may come
+        torch.default_generator.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
 

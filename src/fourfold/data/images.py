@@ -1,5 +1,7 @@
 """The chosen images of one part, as a map-style dataset of (pixels, target)."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,8 +25,9 @@ class ImageSet(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @cached_property
     def stamp(self) -> str:
-        """Of all images of the official split: which they are, as far as can be told without decoding them."""
+        """Of all images of the official split, when somebody first asks: which they are, as far as is told without decoding."""
         return stamp(self.images)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
@@ -44,6 +47,7 @@ class TensorSet(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @cached_property
     def stamp(self) -> str:
         """Of all images of the official split."""
         return stamp(torch.from_numpy(self._pixels))
