@@ -147,13 +147,26 @@ def test_the_saving_counts_what_came_after_the_best_and_what_was_left_out() -> N
     def trial(cell: str, value: float | None, seconds: float) -> TrialView:
         return TrialView(cell, 0, "done", (), value, None, seconds, 1, None, 0)
 
-    order = _placing.Order((), {"a": 0, "b": 1, "c": 2}, kinds=4, left_out=5, seconds=3.0)
+    ranks = {"a": 0, "b": 1, "c": 2}
+    order = _placing.Order((), ranks, dict.fromkeys("abc", "digits"), kinds=4, left_out=5, seconds=3.0)
     text = _placing.saving(order, [trial("a", 0.5, 10), trial("b", 0.9, 10), trial("c", 0.7, 20), trial("c", None, 99)], 1)
     assert text is not None
     assert "number 2 of 4" in text
     assert "50% of the time" in text
     assert "5 runs were left out, which at 13.3 s each saved about 64 s" in text
     assert _placing.saving(order, [], 1) is None
+
+
+def test_each_target_has_a_best_of_its_own() -> None:
+    """Accuracies of two targets do not compare: the easier one would be the best wherever it stood."""
+    ranks = {"easy a": 0, "easy b": 1, "hard a": 0, "hard b": 1}
+    order = _placing.Order((), ranks, {cell: cell.split()[0] for cell in ranks}, kinds=2, left_out=0, seconds=1.0)
+    values = {"easy a": 0.9, "easy b": 0.8, "hard a": 0.1, "hard b": 0.2}
+    trials = [TrialView(cell, 0, "done", (), value, None, 10, 1, None, 0) for cell, value in values.items()]
+    text = _placing.saving(order, trials, 1)
+    assert text is not None
+    assert "the best of each of the 2 targets are of numbers 1, 2 of 2" in text
+    assert "25% of the time" in text
 
 
 def test_a_sweep_keeps_the_better_network_and_says_what_it_saved(

@@ -31,6 +31,7 @@ class Order:
 
     cells: tuple[Cell, ...]
     ranks: dict[str, int]  # cell -> rank of its model and strategy, from 0, on its target
+    targets: dict[str, str]  # cell -> its target
     kinds: int  # models and strategies on one target, at most
     left_out: int  # runs
     seconds: float  # that measuring took
@@ -106,6 +107,7 @@ def ordered(cells: Sequence[Cell], place: Place, keep: int | None) -> Order | No
     return Order(
         cells=tuple(cells[i] for i in kept),
         ranks={cells[i].name: ranks[i] for i in kept},
+        targets={cells[i].name: kinds[i][0] for i in kept},
         kinds=max(map(len, best_first.values())),
         left_out=sum(cells[i].budget for i in order) - sum(cells[i].budget for i in kept),
         seconds=sum(measured.values()),
@@ -113,7 +115,7 @@ def ordered(cells: Sequence[Cell], place: Place, keep: int | None) -> Order | No
 
 
 def saving(order: Order, trials: Sequence[TrialView], sign: int) -> str | None:
-    """What the order was worth, in one sentence: where the best run stood in it, and what was left out.
+    """What the order was worth, in one sentence: where the best run of each target stood in it, and what was left out.
 
     Args:
         order: Of the sweep.
@@ -126,13 +128,18 @@ def saving(order: Order, trials: Sequence[TrialView], sign: int) -> str | None:
     ended = [trial for trial in trials if trial.value is not None and trial.seconds is not None and trial.cell in order.ranks]
     if not ended:
         return None
-    best = max(ended, key=lambda trial: sign * (trial.value or 0.0))
+    best: dict[str, TrialView] = {}
+    for trial in sorted(ended, key=lambda trial: sign * (trial.value or 0.0)):
+        best[order.targets[trial.cell]] = trial
+    first = {target: order.ranks[trial.cell] for target, trial in best.items()}
     spent = sum(trial.seconds or 0.0 for trial in ended)
-    later = sum(trial.seconds or 0.0 for trial in ended if order.ranks[trial.cell] > order.ranks[best.cell])
+    later = sum(trial.seconds or 0.0 for trial in ended if order.ranks[trial.cell] > first[order.targets[trial.cell]])
+    numbers = ", ".join(str(rank + 1) for target, rank in sorted(first.items()))
+    whose = "the best of them is of number" if len(best) == 1 else f"the best of each of the {len(best)} targets are of numbers"
     text = (
-        f"search.warm_start=transferability: measuring took {order.seconds:.1f} s, the runs {spent:.1f} s; the best of them "
-        f"is of number {order.ranks[best.cell] + 1} of {order.kinds} models and strategies in the order that was measured, and "
-        f"what came after it took {later / spent:.0%} of the time"
+        f"search.warm_start=transferability: measuring took {order.seconds:.1f} s, the runs {spent:.1f} s; {whose} {numbers} "
+        f"of {order.kinds} models and strategies in the order that was measured, and what came after took {later / spent:.0%} "
+        "of the time"
     )
     if order.left_out:
         saved = order.left_out * spent / len(ended) - order.seconds
