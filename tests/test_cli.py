@@ -268,6 +268,13 @@ def test_torchrun_does_not_make_a_start_on_the_way(
     assert "first run `fourfold experiment=letters` alone" in capfd.readouterr().err
 
 
+def test_torchrun_starts_no_sweep(door: Door, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its process group serves one run: the second would wait for ever."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert door("-m", "seed=0,1") == 2
+    assert "leave torchrun out, or -m" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

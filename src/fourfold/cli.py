@@ -292,6 +292,8 @@ def _sweep(asked: Invocation) -> None:
     from fourfold.compose import hydra_ready, searchpath
 
     asked = asked.checked()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("-m starts many runs, and torchrun one of several processes: leave torchrun out, or -m")
     plan = multirun.plan(asked.overrides, asked.dirs, asked.config_name)
     overrides = [*plan.overrides, *searchpath(plan.overrides, asked.dirs), "hydra.mode=MULTIRUN"]
     try:
