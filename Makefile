@@ -36,8 +36,8 @@ study: $(VENV)/.study
 test: $(VENV)/.test
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@$(BIN)/mypy & types=$$!; OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal; tests=$$?; \
+		wait $$types && exit $$tests
 
 test-exhaustive: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m exhaustive
