@@ -119,7 +119,7 @@ def _with_baselines(sweeper: "FourfoldSweeper", cell: Cell) -> Cell:
 
 def _config(sweeper: "FourfoldSweeper", cell: Cell) -> RunConfig:
     """The run of a cell: how a study searches is the same in all of them."""
-    composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(cell.fixed))
+    composed = sweeper.jobs.load_sweep_config(sweeper.config, list(cell.fixed))
     return to_run_config(composed)
 
 

@@ -48,7 +48,7 @@ def placing(sweeper: "FourfoldSweeper", folder: Path, *, measuring: bool) -> Pla
 
     def place(cell: Cell) -> tuple[RunConfig, Placement | None]:
         words = [word for word in cell.fixed if not word.startswith("seed=")]
-        composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, words)
+        composed = sweeper.jobs.load_sweep_config(sweeper.config, words)
         config, dirs = to_run_config(composed), user_dirs(composed.hydra)
         found = already(config, dirs, folder / FILE)
         return config, placed(config, dirs, folder / FILE) if found is None and measuring else found

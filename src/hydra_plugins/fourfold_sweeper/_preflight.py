@@ -46,6 +46,6 @@ def compose(sweeper: "FourfoldSweeper") -> Compose:
     """Hydra's composition of one of the sweep's jobs, from its overrides."""
 
     def job(overrides: list[str]) -> DictConfig:
-        return sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+        return sweeper.jobs.load_sweep_config(sweeper.config, overrides)
 
     return job
