@@ -32,7 +32,7 @@ def figure(ranking: Ranking) -> Figure:
     """The diagram alone; call it within `styled`."""
     height = 0.5 + ROW * (len(ranking.strategies) + 0.3 * len(ranking.cliques))
     label = 0.1 + 0.066 * max(map(len, ranking.strategies))
-    width = WIDTH + 0.4
+    width = max(WIDTH + 0.4, label + 2.5)  # names of strategies may be long, as those of networks are
     drawn = Figure(figsize=(width, height))
     draw_ranks(drawn.add_axes((label / width, 0.42 / height, (width - label - 0.5) / width, 1 - 0.48 / height)), ranking)
     return drawn
