@@ -345,6 +345,20 @@ class Bare(nn.Module):
         return self.mix(x)[:, 0] * self.scale
 
 
+class Ladder(nn.Module):
+    """Branches that part and meet a hundred times: more paths than anybody can walk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.scale = nn.Conv2d(3, 4, 3), nn.Parameter(torch.rand(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for _ in range(100):
+            x = (x.relu() + x.sigmoid()) / 2
+        return x.mean((2, 3)) * self.scale
+
+
 class Sequence(nn.Module):
     """Activations whose first dimension is not the images'."""
 
@@ -405,6 +419,7 @@ class Fusion(nn.Module):
     ("make", "learns", "name", "slots"),
     [
         (Around, "body", "before body and after side and before the network", 3),
+        (Ladder, "scale", "after stem", 1),
         (Tucked, "body", "before body and after stem.a", 2),
         (Twice, "body", "before body", 1),
         (Bare, "scale", "after mix", 1),

@@ -9,7 +9,7 @@ What was found is a `Cut`, by names; it is tried before it is believed (`exactne
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -176,8 +176,12 @@ def _needed(net: nn.Module, trace: Recording, frozen: set[str]) -> dict[Node, se
     modules = dict(net.named_modules())
     hidden = {id(inner) for name in frozen for inner in modules[name].modules()}  # their calls cannot be counted in the suffix
     needed: dict[Node, set[Site]] = {}
+    asked: set[tuple[Node, tuple[Call, ...]]] = set()  # branches that part and meet again make more paths than can be walked
 
     def need(node: Node, stack: tuple[Call, ...]) -> None:
+        if (node, stack) in asked:
+            return
+        asked.add((node, stack))
         for call in stack:  # outermost first: what a block is given reaches all that it does
             site = call.site(node, entering=True)
             if site is not None and id(modules[call.module]) not in hidden:
@@ -197,18 +201,29 @@ def _needed(net: nn.Module, trace: Recording, frozen: set[str]) -> dict[Node, se
         need(node, stack)
     for node in reversed(list(needed)):  # a value that follows from the others without a frozen layer need not be stored
         rest = {other: sites for other, sites in needed.items() if other is not node}
-        if node.sources and all(_follows(source, node.stack, rest, frozen) for source in node.sources):
+        if node.sources and _follow(node.sources, node.stack, rest, frozen):
             needed = rest
     return needed
 
 
-def _follows(node: Node, stack: tuple[Call, ...], needed: Mapping[Node, set[Site]], frozen: set[str]) -> bool:
-    if any(call.module in frozen for call in stack):
-        return False
-    if node in needed:
-        inside = {(call.module, call.index) for call in stack}
-        return any(not site.entering or (site.module, site.call) in inside for site in needed[node])
-    return bool(node.sources) and all(_follows(source, node.stack, needed, frozen) for source in node.sources)
+def _follow(nodes: Iterable[Node], stack: tuple[Call, ...], needed: Mapping[Node, set[Site]], frozen: set[str]) -> bool:
+    """Whether these values, used in `stack`, follow from the needed ones without a frozen layer."""
+    known: dict[tuple[Node, tuple[Call, ...]], bool] = {}
+
+    def follows(node: Node, stack: tuple[Call, ...]) -> bool:
+        if (node, stack) not in known:
+            known[node, stack] = found(node, stack)
+        return known[node, stack]
+
+    def found(node: Node, stack: tuple[Call, ...]) -> bool:
+        if any(call.module in frozen for call in stack):
+            return False
+        if node in needed:
+            inside = {(call.module, call.index) for call in stack}
+            return any(not site.entering or (site.module, site.call) in inside for site in needed[node])
+        return bool(node.sources) and all(follows(source, node.stack) for source in node.sources)
+
+    return all(follows(node, stack) for node in nodes)
 
 
 def _behind(node: Node, frozen: set[str]) -> bool:
