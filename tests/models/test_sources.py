@@ -179,3 +179,10 @@ def test_a_hub_folder_that_is_not_there(model_config, tmp_path: Path) -> None:
 def test_every_module_of_the_network_is_a_torch_module(own: str, model_config) -> None:
     model = create(model_config("mine", "target", _target_=f"{own}.fixed", image_size=16), 4)
     assert isinstance(model.net, nn.Module)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_a_network_whose_first_convolution_sees_rearranged_pixels(in_chans: int, model_config) -> None:
+    """timm's TResNet folds 4 x 4 pixels into channels, and is told by timm how many there are."""
+    model = create(model_config("tresnet_m", "timm", image_size=64), 3, in_chans=in_chans, pretrained=False)
+    assert model.net(torch.zeros(2, in_chans, 64, 64)).shape == (2, 3)

@@ -63,7 +63,8 @@ def create(
     begin = weights.start(config, pretrained)
     built = sources.build(config, None if isinstance(begin, Path) else begin, num_outputs, in_chans)
     net = built.net
-    stem.adapt(net, in_chans)
+    if not built.channelled:
+        stem.adapt(net, in_chans)
     prepared = preprocessing.override(built.preprocessing, config, in_chans)
     images = dummy_images(net, in_chans, prepared.size)
     before = dict(net.named_modules())

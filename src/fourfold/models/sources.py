@@ -37,6 +37,7 @@ class Built:
     origin: str  # which weights it has
     heads: tuple[str, ...] = ()  # already new and of the right width; empty when the head has to be looked for
     sized: bool = False  # the source was told the number of outputs, so the head has only to be found
+    channelled: bool = False  # the source was told how many channels the images have
     source_head: nn.Module | None = None  # what stood in the head's place, where the source has taken it out already
 
 
@@ -153,7 +154,7 @@ def _timm_built(name: str, config: ModelConfig, pretrained: bool, num_outputs: i
     heads = tuple(module_name for module_name, module in net.named_modules() if any(module is head for head in wanted))
     meta = preprocessing.from_timm(resolve_model_data_config(net))
     origin = f"timm {_full_name(net, name)}" if pretrained else "random"
-    return Built(net, meta, origin, heads, source_head=before if isinstance(before, nn.Module) else None)
+    return Built(net, meta, origin, heads, channelled=True, source_head=before if isinstance(before, nn.Module) else None)
 
 
 def _full_name(net: nn.Module, name: str) -> str:
