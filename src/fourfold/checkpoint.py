@@ -44,11 +44,9 @@ def save(
         "state": asdict(state),
     }
     if not best:
-        with replacing(folder / "last.pt") as path:
-            torch.save(content, path)
+        _write(content, folder / "last.pt")
         return
-    with replacing(folder / "best.pt") as path:
-        torch.save(content, path)
+    _write(content, folder / "best.pt")
     with replacing(folder / "last.pt") as path:
         _link(folder / "best.pt", path)
 
@@ -72,17 +70,15 @@ def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: Path | 
     if not left_out:
         return
     if apart is None:
-        _save_unchecked(
-            {**content, **{key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}}, path
-        )
+        filled = {key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}
+        _write({**content, **filled}, path)
         return
     if not apart.exists():
-        _save_unchecked({"model": left_out}, apart)
-    with replacing(path) as file:
-        torch.save({**content, "frozen": os.path.relpath(apart, path.parent)}, file)
+        _write({"model": left_out}, apart)
+    _write({**content, "frozen": os.path.relpath(apart, path.parent)}, path)
 
 
-def _save_unchecked(content: dict[str, Any], path: Path) -> None:
+def _write(content: dict[str, Any], path: Path) -> None:
     checked = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(compute_crc32=False)  # two thirds of the time, for sums that torch.load never reads
     try:
