@@ -442,6 +442,20 @@ def test_networks_of_ones_own(make: type[nn.Module], learns: str, name: str, slo
     assert [len(activation) for activation in activations] == [5] * slots
 
 
+def test_the_whole_and_its_parts_answer_in_eval_mode_whatever_mode_they_are_in() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Sequential(nn.Dropout(0.5), nn.Linear(144, 5)))
+    found = split(learn_only(net, "2.1"), noise(3, 8))
+    assert found.cut.head == "2"
+    net.train()
+    images = noise(5, 8, seed=2)
+    activations, whole, parts = found.whole(images)
+    assert net[2][0].training
+    assert torch.equal(whole, parts)
+    assert torch.equal(whole, net.eval()(images))
+    assert torch.equal(activations[0], found.prefix(images)[0])
+
+
 class Odd(nn.Module):
     """A frozen layer, something odd, and a layer that learns."""
 

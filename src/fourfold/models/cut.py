@@ -143,11 +143,16 @@ class Split:
         with evaluating(self.suffix.net), torch.no_grad():
             return taken(self.suffix.net, images, self._sites)
 
-    def whole(self, images: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-        """Likewise, and what the whole network answers to the images: worth its while where little lies behind the frontier."""
-        with evaluating(self.suffix.net), torch.no_grad(), looking(self.suffix.net, self._sites) as found:
-            answer = self.suffix.net(images)
-        return _complete(found, self._sites), answer
+    def whole(self, images: Tensor) -> tuple[tuple[Tensor, ...], Any, Any]:
+        """Likewise; then what the whole network answers to the images, and the suffix to the activations, both in eval mode.
+
+        Worth its while where little lies behind the frontier.
+        """
+        with evaluating(self.suffix.net), torch.no_grad():
+            with looking(self.suffix.net, self._sites) as found:
+                answer = self.suffix.net(images)
+            activations = _complete(found, self._sites)
+            return activations, answer, self.suffix(*activations)
 
     @property
     def _sites(self) -> list[Site]:
