@@ -1,5 +1,6 @@
 """Which weights a network starts from, and what of a checkpoint file reached it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def read(file: Path) -> dict[str, Tensor]:
         inside = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
         tensors = {_plain(name): value for name, value in inside.items() if isinstance(value, Tensor)}
         if isinstance(content.get("frozen"), str):
-            frozen = file.parent / content["frozen"]
+            frozen = Path(os.path.normpath(file.parent / content["frozen"]))
             if not frozen.exists():
                 raise ConfigError(
                     f"model.weights={file} holds only what its run has learned, and {frozen} with the rest is missing: "
