@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fourfold"
 CONF = ROOT / "conf"
 
-GROUND = {"allocator", "config", "scores"}
+GROUND = {"allocator", "config", "scores", "zoo"}
 FACTS = {
     "advice",
     "checks",
@@ -88,6 +88,7 @@ ROOMS_OF = {
     "wandb": {"tracking"},
     "optuna": {"study"},  # and the sweeper in src/hydra_plugins
     "sqlalchemy": {"study"},
+    "timm": {"zoo"},
 }
 HEAVY = {"matplotlib", "numpy", "optuna", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "wandb"}
 GROUPS = {

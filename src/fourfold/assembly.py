@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -36,6 +35,7 @@ from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
 from fourfold.stock import Stock, own
+from fourfold.zoo import ModelEmaV3
 
 log = logging.getLogger(__name__)
 WHOLE_BATCH = ("regularizer=bss", "adapt=coral", "adapt=mmd", "adapt=dann")  # terms that are no mean over images

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
 from fourfold.files import replacing
 from fourfold.seeding import rng_state, set_rng_state
 from fourfold.state import Proof, State
+from fourfold.zoo import ModelEmaV3
 
 
 def save(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -18,6 +17,7 @@ from fourfold import metrics as measure
 from fourfold.losses import Loss
 from fourfold.ranks import Ranks
 from fourfold.state import State
+from fourfold.zoo import ModelEmaV3
 
 Batch = Sequence[Any]  # (images, targets), (images, targets, mask), or (a tuple of stored activations, targets)
 Penalty = Callable[[Any, Tensor], Tensor]  # (inputs as the network was given them, targets) -> a scalar, after a forward pass

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 from torch.optim import Optimizer
 
 from fourfold.config import ConfigError, OptimizerConfig, nearest
+from fourfold.zoo import create_optimizer_v2, list_optimizers
 
 if TYPE_CHECKING:
     from fourfold.freeze import Group

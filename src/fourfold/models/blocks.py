@@ -3,10 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from timm.models import group_parameters
 from torch import nn
 
 from fourfold.config import ConfigError
+from fourfold.zoo import group_parameters
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
-from timm.data import resolve_model_data_config
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -21,6 +19,7 @@ from fourfold.models import preprocessing
 from fourfold.models.micro_resnet import MicroResNet
 from fourfold.models.preprocessing import Preprocessing
 from fourfold.target import resolve
+from fourfold.zoo import resolve_model_data_config, timm
 
 # What networks without metadata of their own are taken to expect.
 IMAGENET = Preprocessing(224, 256, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

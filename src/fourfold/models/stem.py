@@ -1,9 +1,9 @@
 """The first convolution, made to take the number of channels that the images have."""
 
-from timm.models import adapt_input_conv
 from torch import nn
 
 from fourfold.config import ConfigError
+from fourfold.zoo import adapt_input_conv
 
 
 def adapt(net: nn.Module, in_chans: int) -> None:

@@ -1,7 +1,6 @@
 """The handwritten digits that scikit-learn ships, at the size of the other embedded domains."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +22,8 @@ def divide(per_class: int, generator: torch.Generator) -> tuple[tuple[Tensor, Te
     Raises:
         ConfigError: if a class would have no test image.
     """
+    from sklearn.datasets import load_digits  # a second, which no other data set needs
+
     digits = load_digits()
     labels = torch.from_numpy(digits.target).long()
     smallest = int(labels.bincount().min())
