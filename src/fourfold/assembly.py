@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,7 @@ class Parts:
     shared: Stock | None = None  # with other runs of this process
     stored: features.Features | None = None  # stored activations of the present phase
     ready_for: int | None = None  # the phase for which `trained`, `train` and `val` are
+    best: dict[str, Any] | None = None  # the checkpoint of the best epoch, where it is not on disk yet
 
     @property
     def validated(self) -> nn.Module:
@@ -144,12 +146,22 @@ class Parts:
         images, _, *mask = val.read([*range(min(drift.SAMPLE, self.config.trainer.eval_batch_size, val.images))])
         return None if mask else images
 
-    def save(self, folder: Path, *, best: bool = False) -> None:
-        """Write the checkpoint from the first process; the others wait for it."""
+    def save(self, folder: Path, *, best: bool = False, due: bool = True) -> None:
+        """Write the checkpoint from the first process; the others wait for it.
+
+        Args:
+            best: It is the best so far.
+            due: False: a best one may wait in memory for the next that is.
+        """
         if self.ranks.first:
-            frozen = self.unmoved
-            checkpoint.save(folder, self.state, self.net, self.optimizer, self.kit.scaler, self.ema, best=best, frozen=frozen)
-        self.ranks.wait()
+            now = checkpoint.content_of(self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved)
+            if best:
+                self.best = now if due else checkpoint.copy_of(now)
+            if due:
+                checkpoint.save(folder, now, self.best)
+                self.best = None
+        if due:
+            self.ranks.wait()
 
     @cached_property
     def unmoved(self) -> tuple[str, ...]:

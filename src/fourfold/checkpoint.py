@@ -17,25 +17,20 @@ from fourfold.state import Proof, State
 from fourfold.zoo import ModelEmaV3
 
 
-def save(
-    folder: Path,
+def content_of(
     state: State,
     net: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
     ema: ModelEmaV3 | None,
-    *,
-    best: bool,
     frozen: Collection[str] = (),
-) -> None:
-    """Write `last.pt`, and `best.pt` too if this is the best so far; each appears whole or not at all.
-
-    `best.pt` comes first: a kill between the two leaves an older `last.pt`, from which the same best epoch is made again.
+) -> dict[str, Any]:
+    """A checkpoint, of the tensors as they are: the next step changes them.
 
     Args:
         frozen: Entries of the state dict that have never moved, and are left out: a new start of the run has them anyway.
     """
-    content = {
+    return {
         "model": _but(net, frozen),
         "ema": None if ema is None else _but(ema.module, frozen),
         "optimizer": optimizer.state_dict(),
@@ -43,10 +38,33 @@ def save(
         "rng": rng_state(),
         "state": asdict(state),
     }
-    if not best:
+
+
+def copy_of(content: Any) -> Any:
+    """A checkpoint as it is now, in this process's own memory."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: copy_of(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(copy_of(part) for part in content)
+    return content
+
+
+def save(folder: Path, content: dict[str, Any], best: dict[str, Any] | None) -> None:
+    """Write `last.pt`, and `best.pt` if there is a better one than on disk; each appears whole or not at all.
+
+    `best.pt` comes first: a kill between the two leaves an older `last.pt`, from which the same best epoch is made again.
+
+    Args:
+        content: Of the present.
+        best: Of the best epoch, which may be the same; None where `best.pt` stays as it is.
+    """
+    if best is not None:
+        _write(best, folder / "best.pt")
+    if best is not content:
         _write(content, folder / "last.pt")
         return
-    _write(content, folder / "best.pt")
     with replacing(folder / "last.pt") as path:
         _link(folder / "best.pt", path)
 

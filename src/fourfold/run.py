@@ -184,18 +184,21 @@ def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
                 tracker.log(row)
                 display.row(row)
 
-            # saved before anything below may leave, so that a pruned or stopped run can go on
-            if improved or parts.done() or time.perf_counter() - saved >= config.trainer.checkpoint_seconds:
-                parts.save(folder, best=improved)
+            due = parts.done() or time.perf_counter() - saved >= config.trainer.checkpoint_seconds
+            if improved or due:
+                parts.save(folder, best=improved, due=due)
+            if due:
                 saved = time.perf_counter()
             if validated:
                 trial.report(state.scores[-1], state.epoch - 1)
                 if trial.should_prune():
+                    parts.save(folder)
                     write_json(
                         folder / "pruned.json", {"epoch": state.epoch - 1, "reason": "behind the other trials of its cell"}
                     )
                     raise Pruned(f"pruned after epoch {state.epoch - 1}")
             if ranks.any(tracker.stop_requested):
+                parts.save(folder)
                 raise Stopped(f"stopped from the W&B page after epoch {state.epoch - 1}: the same command goes on from there")
 
         tested = _test(parts, folder)
