@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fourfold.assembly import Parts
 from fourfold.features import ActivationSet, taken
 from fourfold.loop import CHECK_EVERY, NonFiniteLoss, not_finite
 from fourfold.optim import Lbfgs
+
+EACH_BY_ITSELF = (SGD, Adam, AdamW)  # what they do to a parameter depends on no other; some of timm's look at all of them
 
 
 @dataclass
@@ -100,6 +103,7 @@ class _Stack:
             head.weight.data = self.weight[k]
             if self.bias is not None:
                 head.bias.data = self.bias[k]
+        self.optimizers = _joined([parts.optimizer for parts in self.members])
         self.losses: dict[Hashable, list[int]] = {}
         for k, parts in enumerate(self.members):
             weights = tuple(parts.splits.class_counts) if parts.config.trainer.loss.class_weights != "none" else ()
@@ -139,9 +143,10 @@ class _Stack:
                 head.bias.grad = by_bias[k]
             if parts.kit.clip_norm is not None:
                 nn.utils.clip_grad_norm_(head.parameters(), parts.kit.clip_norm)
-            parts.optimizer.step()
             parts.state.step += 1
             parts.state.step_in_epoch += 1
+        for optimizer in self.optimizers:
+            optimizer.step()
         return losses
 
     def settle(self, pending: list[Tensor]) -> None:
@@ -158,6 +163,8 @@ class _Stack:
                 if not math.isfinite(row[k]):
                     at = state.step - len(values) + i
                     self.errors[k] = not_finite(row[k], state.epoch, at, parts.set_rate(at))
+                    others = [each.optimizer for j, each in enumerate(self.members) if j not in self.errors]
+                    self.optimizers = _joined(others)
                     break
                 images = images_in(state.step_in_epoch - len(values) + i)
                 state.loss_sum += row[k] * images
@@ -194,6 +201,19 @@ def head_of(parts: Parts) -> Any:
 
 def _has_hooks(head: nn.Module) -> bool:
     return bool(head._forward_hooks or head._forward_pre_hooks or any(each._backward_hooks for each in head.parameters()))
+
+
+def _joined(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    """Optimizers that do in few calls what these do: one for all of a kind, with their groups and their memory. A call costs
+    more than what it computes for a head."""
+    kinds: set[type[Any]] = {type(each) for each in optimizers}
+    if len(kinds) != 1 or not kinds.issubset(EACH_BY_ITSELF):
+        return [*optimizers]
+    whole: Optimizer = kinds.pop()([group for each in optimizers for group in each.param_groups])
+    for each in optimizers:
+        for group in each.param_groups:
+            whole.state.update((parameter, each.state[parameter]) for parameter in group["params"])
+    return [whole]
 
 
 def _runs_of(sets: Sequence[ActivationSet]) -> list[tuple[int, int]]:
