@@ -91,10 +91,14 @@ def _hsic(k: Tensor, m: Tensor) -> float:
 
 def _relative(names: Sequence[str], now: State, start: State) -> float | None:
     if not any(name in start for name in names):  # frozen: as many numbers as a network has need not be added up
-        return 0.0 if any(bool(now[name].any()) for name in names) else None
+        return 0.0 if any(_not_zero(now[name]) for name in names) else None
     moved = sum(float((now[name].cpu().double() - start[name].double()).square().sum()) for name in names if name in start)
     size = sum(float((start[name] if name in start else now[name]).double().square().sum()) for name in names)
     return (moved / size) ** 0.5 if size else None
+
+
+def _not_zero(tensor: Tensor) -> bool:
+    return bool(tensor.flatten()[:1].any()) or bool(tensor.any())  # the first number nearly always says it
 
 
 def _similarities(net: nn.Module, start: State, blocks: list[str], inputs: Tensor, kit: Kit) -> dict[str, float | None]:
