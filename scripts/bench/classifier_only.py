@@ -5,6 +5,7 @@ CPU seconds of whole processes, start-up included, in turns:
     limit      images decoded and run through the backbone once, then the heads of all runs trained as one stack: torch alone
     sweep      `fourfold -m` with as many runs (learning rates x 4 seeds, each seed with images of its own)
     half       the same with half of the runs: the difference is what further runs cost
+    auto       the same, all runs, with trainer.precision=auto and trainer.channels_last=auto; all else is in fp32
     head       one head alone on features in memory, with torch's own layers and optimizer
     fit        one run of ours, from the first epoch's images to the last epoch
     bare       a plain loop over decoded images through the frozen backbone, without gradients for it
@@ -167,13 +168,18 @@ def words(folder: Path, weights: Path, epochs: int, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def sweep(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+def auto(folder: Path, weights: Path, runs: int, epochs: int) -> None:
+    sweep(folder, weights, runs, epochs, "trainer.precision=auto", "trainer.channels_last=auto")
+
+
+def sweep(folder: Path, weights: Path, runs: int, epochs: int, *more: str) -> None:
     from fourfold.cli import command
 
     rates = ",".join(f"{rate * 1e-3:.3g}" for rate in range(1, runs // SEEDS + 1))
     seeds = ",".join(map(str, range(SEEDS)))
     out = folder.parent / f"sweep{os.getpid()}"
-    code = command(["-m", *words(folder, weights, epochs, out), "study=s", f"optimizer.lr={rates}", f"seed={seeds}"])
+    asked = [word for word in words(folder, weights, epochs, out) if not more or not word.startswith("trainer.precision=")]
+    code = command(["-m", *asked, *more, "study=s", f"optimizer.lr={rates}", f"seed={seeds}"])
     assert code == 0
     assert len(list(out.glob("s/*/result.json"))) == runs
 
@@ -196,7 +202,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        parts = {"limit": limit, "sweep": sweep, "half": sweep, "head": head, "bare": bare, "fit": fit}
+        parts = {"limit": limit, "sweep": sweep, "half": sweep, "auto": auto, "head": head, "bare": bare, "fit": fit}
         return parts[sys.argv[2]](Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -204,7 +210,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--sweep-only", action="store_true", help="leave out the single run and the bare loop")
     asked = parser.parse_args()
-    found: dict[str, list[float]] = {name: [] for name in ("limit", "sweep", "half", "head", "fit", "bare")}
+    found: dict[str, list[float]] = {name: [] for name in ("limit", "sweep", "half", "auto", "head", "fit", "bare")}
     with tempfile.TemporaryDirectory() as place:
         folder, weights = Path(place) / "images", Path(place) / "resnet18.pt"
         images(folder)
@@ -230,6 +236,7 @@ def main() -> None:
     mean = {name: statistics.mean(values) for name, values in found.items() if values}
     further = (mean["sweep"] - mean["half"]) / (asked.runs - asked.runs // 2)
     print(f"sweep over the limit                 {mean['sweep'] / mean['limit']:.2f}  (target 1.3)")
+    print(f"sweep with precision=auto likewise    {mean['auto'] / mean['limit']:.2f}")
     print(f"each further run                     {further:.3f} s, a head alone {mean['head']:.3f} s")
     if "fit" in mean:
         print(f"fit over the bare loop               {mean['fit'] / mean['bare']:.2f}  (target 0.15)")

@@ -17,7 +17,7 @@ from fourfold.result import parameters
 from fourfold.seeding import as_before, seed_everything
 
 NOWHERE = Path("no checkpoint")
-FEW = 16  # images that a CPU validates, where time grows with them; a GPU is tried with all that it will hold at once
+FEW = 16  # images with which a CPU warms up and validates, where time grows with them; a GPU gets all that it will hold at once
 
 
 def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) -> Estimate:
@@ -62,7 +62,7 @@ def _train(parts: Parts, steps: int) -> tuple[float, tuple[float, float]]:
 
 
 def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
-    """Seconds of the first step, and of each of the others on average; reading the images is part of a step."""
+    """Seconds of the first step, on a CPU of a few images, and of each of the others on average; reading is part of a step."""
     ends = [time.perf_counter()]
 
     def on_step(loss: Callable[[], float], lr: float) -> None:
@@ -71,7 +71,7 @@ def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
 
     train_one_epoch(
         parts.trained,
-        _whole_steps(parts, steps),
+        _warming_up(parts, _whole_steps(parts, steps)),
         parts.kit,
         parts.optimizer,
         parts.state,
@@ -82,6 +82,12 @@ def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
         on_step=on_step,
     )
     return ends[1] - ends[0], (ends[-1] - ends[1]) / (len(ends) - 2)
+
+
+def _warming_up(parts: Parts, steps: Iterator[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
+    first = next(steps)
+    yield first if parts.ranks.device.type != "cpu" else [[part[:FEW] for part in first[0]]]
+    yield from steps
 
 
 def _whole_steps(parts: Parts, count: int) -> Iterator[Sequence[Batch]]:
