@@ -63,7 +63,7 @@ FLOORS = (
     {"activations", "placement"},
     PARTS,
     {"adaptation", "drift", "features", "mistakes", "pace", "regularizers"},
-    {"stock"},
+    {"stock", "terms"},
     {"assembly", "measuring"},
     {"batched"},
     {"exact"},

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
 
 from fourfold import (
@@ -29,9 +28,10 @@ from fourfold import (
     pace,
     regularizers,
     schedule,
+    terms,
 )
 from fourfold.config import ConfigError, RunConfig, nearest
-from fourfold.loop import Kit, Penalty, ready
+from fourfold.loop import Kit, ready
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
@@ -39,7 +39,6 @@ from fourfold.stock import Stock, own
 from fourfold.zoo import ModelEmaV3
 
 log = logging.getLogger(__name__)
-WHOLE_BATCH = ("regularizer=bss", "adapt=coral", "adapt=mmd", "adapt=dann")  # terms that are no mean over images
 
 
 @dataclass
@@ -183,7 +182,7 @@ class Parts:
         The whole network reads the images. Where runs differ in nothing but their heads it does so once for all of them: its
         answer to each image has to be that of the stored activation, and their heads are tested on that.
         """
-        images = _in_order(self.splits.test.open(), self.config, self.ranks)
+        images = data.in_order(self.splits.test.open(), self.config, self.ranks.rank, self.ranks.world)
         if self.stored is None or self.shared is None:
             return self.net, images, images
         if self.compiled is not None:
@@ -216,9 +215,9 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         net = net.to(memory_format=torch.channels_last)
     kit = _kit(config, splits, model, ranks)
 
-    unlabelled = _unlabelled(config, splits, model, ranks)
+    unlabelled = terms.unlabelled(config, splits, model)
     if unlabelled is not None and config.adapt.name == "adabn":
-        adaptation.recalibrate(net, (ready(images, kit) for images in _whole_batches(unlabelled)), kit)
+        adaptation.recalibrate(net, (ready(images, kit) for images in terms.whole_batches(unlabelled)), kit)
 
     saved = checkpoint.load(folder / "last.pt", ranks.device)
     state = State() if saved is None else checkpoint.state_of(saved)
@@ -230,7 +229,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
     # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
-    kit = replace(kit, penalty=_penalty(config, model, train, unlabelled, kit))
+    kit = replace(kit, penalty=terms.create(config, model, train, unlabelled, kit))
     start = drift.snapshot(net, plan.learned)
     if saved is not None:
         if len(plan.phases) == 1:
@@ -327,66 +326,7 @@ def _batches(config: RunConfig, splits: data.Splits, ranks: Ranks) -> tuple[data
         rank=ranks.rank,
         world=ranks.world,
     )
-    return train, train if config.trainer.overfit else _in_order(splits.val, config, ranks)
-
-
-def _penalty(
-    config: RunConfig, model: models.TransferModel, train: data.Batches, unlabelled: data.Batches | None, kit: Kit
-) -> Penalty | None:
-    """What is added to the loss: the regularizer's term, then the adaptation's, which runs the network once more.
-
-    Raises:
-        ConfigError: a term looks at a micro-batch as a whole, and its processes would not have one each.
-    """
-    size, world = config.trainer.batch_size, kit.ranks.world
-    for term in (f"regularizer={config.regularizer.name}", f"adapt={config.adapt.name}"):
-        if world > 1 and term in WHOLE_BATCH and (config.trainer.accumulate > 1 or size % world):
-            raise ConfigError(
-                f"{term} compares the images of a step with each other, but trainer.batch_size={size} with trainer.accumulate="
-                f"{config.trainer.accumulate} is not one micro-batch for each of {world} processes: choose accumulate=1 and a "
-                f"multiple of {world}"
-            )
-
-    def sample(count: int) -> tuple[Tensor, Tensor]:  # a fair one: see `Manifest`
-        images, targets, *_ = train.read([*range(min(count, train.images))])
-        return ready(images, kit), targets.to(kit.ranks.device)
-
-    def whole() -> Iterator[tuple[Tensor, Tensor]]:
-        plain = replace(config.transform, augmentation="none", hflip=False)
-        images = _in_order(data.load_splits(config.dataset, plain, model.preprocessing, config.seed).train, config, kit.ranks)
-        chosen = train.loader.subset or [*range(images.images)]
-        for start in range(0, len(chosen), images.batch_size):
-            some, targets, *_ = images.read(chosen[start : start + images.batch_size])
-            yield ready(some, kit), targets.to(kit.ranks.device)
-
-    def draw(count: int) -> Tensor:
-        assert unlabelled is not None
-        chosen = kit.ranks.share(torch.randint(unlabelled.images, (max(2, count),)))
-        return ready(unlabelled.read(chosen.tolist())[0], kit)
-
-    terms = [
-        regularizers.create(config.regularizer, model, sample, whole, kit.ranks),
-        adaptation.create(config.adapt, model.net, model.heads[0], draw, kit, config.trainer.epochs * train.images),
-    ]
-    wanted = [term for term in terms if term is not None]
-    if len(wanted) < 2:
-        return wanted[0] if wanted else None
-    return lambda inputs, targets: torch.stack([term(inputs, targets) for term in wanted]).sum()
-
-
-def _unlabelled(config: RunConfig, splits: data.Splits, model: models.TransferModel, ranks: Ranks) -> data.Batches | None:
-    """The images that domain adaptation uses, the same in every process."""
-    if config.adapt.name == "none":
-        return None
-    images = data.load_unlabelled(config.dataset, config.adapt.images, model.preprocessing, config.seed, splits.manifest)
-    return _in_order(images, config, replace(ranks, rank=0, world=1))
-
-
-def _whole_batches(batches: data.Batches) -> Iterator[Tensor]:
-    """Images in batches of one size: the last is left out where it is smaller than those before it."""
-    for i, ((images, *_),) in enumerate(batches.at(0)):
-        if i == 0 or len(images) == batches.batch_size:
-            yield images
+    return train, train if config.trainer.overfit else data.in_order(splits.val, config, ranks.rank, ranks.world)
 
 
 def _over(activations: features.ActivationSet, images: data.Batches) -> data.Batches:
@@ -398,21 +338,6 @@ def _over(activations: features.ActivationSet, images: data.Batches) -> data.Bat
         loader=replace(images.loader, num_workers=0, persistent_workers=False),
         seed=images.seed,
         shuffle=images.shuffle,
-    )
-
-
-def _in_order(dataset: Dataset, config: RunConfig, ranks: Ranks) -> data.Batches:
-    loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False)
-    size = config.trainer.eval_batch_size
-    return data.Batches(
-        dataset,
-        batch_size=size,
-        accumulate=1,
-        loader=loader,
-        seed=config.seed,
-        shuffle=False,
-        rank=ranks.rank,
-        world=ranks.world,
     )
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from fourfold.config import ConfigError, DatasetConfig, TransformConfig
 from fourfold.data import randomness
-from fourfold.data.batches import Batches, class_weights, image_seed
+from fourfold.data.batches import Batches, class_weights, image_seed, in_order
 from fourfold.data.images import ImageSet, TensorSet
 from fourfold.data.kept import KeptImages, KeptSquares
 from fourfold.data.own import folder_of_images
@@ -39,6 +39,7 @@ __all__ = [
     "TestSplitOpened",
     "class_weights",
     "image_seed",
+    "in_order",
     "load_splits",
     "load_unlabelled",
     "mixer",

@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from fourfold.config import ConfigError, LoaderConfig
+from fourfold.config import ConfigError, LoaderConfig, RunConfig
 from fourfold.data import randomness
 
 Batch = tuple[Tensor, ...]  # (inputs, targets), or with collate=pad (inputs, targets, mask)
@@ -173,6 +174,20 @@ class _Reader(Dataset):
                 randomness.start(image_seed(self.seed, epoch, position))
                 samples.append(self.dataset[position])
         return collated(samples, self.collate, getattr(self.dataset, "size", None))
+
+
+def in_order(dataset: Any, config: RunConfig, rank: int = 0, world: int = 1) -> Batches:
+    """Batches that evaluate: every image once, in its place, `trainer.eval_batch_size` at a time over all processes."""
+    return Batches(
+        dataset,
+        batch_size=config.trainer.eval_batch_size,
+        accumulate=1,
+        loader=replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False),
+        seed=config.seed,
+        shuffle=False,
+        rank=rank,
+        world=world,
+    )
 
 
 def image_seed(seed: int, epoch: int, position: int) -> int:
