@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def lifts(folder: Path) -> dict[float, float | None]:
 def test_a_sweep_ends_with_it_and_does_not_repeat_it(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(*words)
+    run(*words, "search.timeout=1h")
     folder = tmp_path / "out/s"
     alone = {size: measured(compose([*words[1:-5], f"dataset.shots={size}", words[-6]])).lift.value for size in (8, 20)}
     assert lifts(folder) == alone
@@ -50,10 +51,12 @@ def test_a_sweep_ends_with_it_and_does_not_repeat_it(
 
 
 def test_it_can_be_left_out_and_made_good_with_the_test_split_sealed(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(*words, "search.map=false")
     folder = tmp_path / "out/s"
+    survey.finish(folder, until=time.time())
+    assert f"the time is up: `fourfold place {folder}` measures what is left" in capsys.readouterr().err
     assert not (folder / FILE).exists()
     assert f"fourfold place {folder}" in report.build(folder).read_text(encoding="utf-8")
     monkeypatch.setattr(data.SealedSplit, "open", lambda split: pytest.fail("the test split was opened"))

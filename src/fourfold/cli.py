@@ -303,7 +303,7 @@ def _sweep(asked: Invocation) -> None:
             from fourfold import survey
 
             for folder in plan.folders:
-                survey.finish(folder)
+                survey.finish(folder, plan.until)
     except ConfigError:  # the sweep itself cannot be
         raise
     except Exception as error:  # a worker was killed, a launcher could not start

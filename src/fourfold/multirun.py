@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from fourfold import groups
+from fourfold import checks, groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 from fourfold.config import ConfigError
 from fourfold.identity import changes_the_result
@@ -36,6 +37,7 @@ class Plan:
     folders: tuple[Path, ...]  # of the study, or of each when `study` itself is swept
     max_failure_rate: float | None  # above which the multirun ends with an error; None: any failure is one
     maps: bool  # whether it measures where its data sets lie, once its runs are done
+    until: float | None  # seconds since the epoch at which its time is up
 
 
 def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> Plan:
@@ -53,6 +55,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     Raises:
         ConfigError: one sentence about the first value that cannot run.
     """
+    began = time.time()
     with explained(overrides, dirs):
         cfg = composed(_points(_parsed(overrides, dirs))[0], dirs, config_name)
         _check_sweeper(cfg.hydra.sweeper)
@@ -75,7 +78,8 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
     most = float(cfg.search.max_failure_rate) if ours else None
     # a launcher that sends runs to other machines may have been started on one that shall not compute
     here = any(name in str(cfg.hydra.launcher.get("_target_")) for name in ("basic", "joblib"))
-    return Plan([*merged, *study], tuple(dict.fromkeys(folders)), most, bool(cfg.search.map) and here)
+    until = began + checks.seconds(cfg.search.timeout) if ours and cfg.search.timeout else None
+    return Plan([*merged, *study], tuple(dict.fromkeys(folders)), most, bool(cfg.search.map) and here, until)
 
 
 def _check_sweeper(sweeper: DictConfig) -> None:

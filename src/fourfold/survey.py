@@ -4,6 +4,7 @@ A multirun does it when its runs are done, `fourfold place STUDY` at any time. W
 seed as a run has recorded them; the test split stays sealed.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,17 +14,21 @@ from fourfold.study.quadrants import Place, Study, read_study
 from fourfold.task import one_line, say
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, until: float | None = None) -> None:
     """Measure what the report of a multirun will want; nothing of what is known, of smoke runs, and where nothing is compared.
 
     A data set that cannot be placed is told of, and fails nothing: the runs are done.
+
+    Args:
+        folder: The study's.
+        until: Seconds since the epoch after which none is begun.
     """
     study = read_study(folder)
     wanted = [place for place in _unknown(study) if len(place.cells) > 1 and not _debugged(place)]
     if wanted:
         named = f"{len(wanted)} data sets lie" if len(wanted) > 1 else "the data lie"
         say(f"measuring where {named}, for the map of the report (search.map=false leaves it out)")
-        for sentence in _measure(wanted, study):
+        for sentence in _measure(wanted, study, until):
             say(sentence)
 
 
@@ -58,8 +63,8 @@ def _debugged(place: Place) -> bool:
     return bool(place.source.config.get("debug", {}).get("name"))
 
 
-def _measure(places: list[Place], study: Study) -> Iterator[str]:
-    """Measure; gives a sentence for each that could not be."""
+def _measure(places: list[Place], study: Study, until: float | None = None) -> Iterator[str]:
+    """Measure; gives a sentence for each that could not be, and one where the time is up."""
     if not places:
         return
     from fourfold.compose import recorded
@@ -67,6 +72,9 @@ def _measure(places: list[Place], study: Study) -> Iterator[str]:
 
     for place in places:
         assert place.source is not None
+        if until is not None and time.time() >= until:
+            yield f"the time is up: `fourfold place {place.source.folder.parent}` measures what is left"
+            return
         try:
             placed(recorded(place.source.config), file=place.source.folder.parent / FILE)
         except Exception as error:  # whatever the user's own data or model raise
