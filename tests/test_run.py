@@ -105,6 +105,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         assert same(ours, straight)
 
 
+def test_a_best_epoch_that_waits_to_be_saved_is_kept_as_it_was(tmp_path: Path) -> None:
+    words = ("optimizer=sgd", "optimizer.lr=0.05")
+    run(config(*words, epochs=6), tmp_path / "often")
+    result = run(config(*words, "trainer.checkpoint_seconds=1000", epochs=6), tmp_path / "seldom")
+    assert 0 < result["best_epoch"] < 5, "else the best epoch would not have to wait"
+    often, seldom = record(tmp_path / "often"), record(tmp_path / "seldom")
+    assert same(often[:3], seldom[:3])
+
+
 def test_kill_minus_nine_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     run(config(epochs=12), tmp_path / "straight")
     code = (
