@@ -140,7 +140,8 @@ def build(
         log.warning("every epoch runs the whole network: %s", reason)
         return None
     told = "" if train is not None else "; the training images change from epoch to epoch (cache.views=8 would store 8 of each)"
-    log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, found.bytes_per_image / 1e3, told)
+    size = sum(torch.Size(slot.shape).numel() * _kept(slot.dtype, config.cache.dtype).itemsize for slot in found.cut.slots)
+    log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, size / 1e3, told)
     return Features(found, train, val, known)
 
 

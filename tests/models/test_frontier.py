@@ -114,7 +114,7 @@ def test_equal_logits(source: str, name: str, blocks: int, record_property) -> N
             split(model.net, noise(3, side))
         return
     found = split(model.net, noise(3, side))
-    record_property("cut", f"{found.name}, {found.bytes_per_image} bytes, {found.deviation}")
+    record_property("cut", f"{found.name}, {found.deviation}")
     images = noise(2, side, seed=2)
     activations = found.prefix(images)
     with torch.no_grad():

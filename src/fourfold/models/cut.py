@@ -132,7 +132,6 @@ class Split:
         self.cut = cut
         self.suffix = Suffix(net, cut)
         self.name = place_of(cut)
-        self.bytes_per_image = sum(torch.Size(slot.shape).numel() * slot.dtype.itemsize for slot in cut.slots)
         self.deviation = 0.0  # largest difference from the uncut network that was seen; 0 where they agree to the bit
 
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
