@@ -107,22 +107,28 @@ class Jobs:
         """As Hydra's `ConfigLoader` has it, errors included; the same master for all calls."""
         overrides = [_parsed(text) for text in sweep_overrides]
         values = self._values(overrides)
-        kind = tuple(each.key_or_group if each in values else str(each.input_line) for each in overrides)
-        if kind in self._composed:
-            self._composed.move_to_end(kind)
-            with suppress(OmegaConfBaseException):  # a value that does not fit: Hydra shall say so
+        shared = [each for each in overrides if each not in values or not each.key_or_group.startswith(_OF_THE_JOB)]
+        kind = tuple(each.key_or_group if each in values else str(each.input_line) for each in shared)
+        with suppress(OmegaConfBaseException):  # a value that does not fit: Hydra shall say so
+            if kind not in self._composed:
+                lines = [str(each.input_line) for each in shared]
+                self._keep(kind, self._loader.load_sweep_config(master_config, lines), values)
+            if kind in self._composed:
+                self._composed.move_to_end(kind)
                 job = copy.deepcopy(self._composed[kind])
                 for value in values:
                     OmegaConf.update(job, value.key_or_group, value.value(), force_add=value.is_add())
                 _tell(job, overrides, master_config)
                 OmegaConf.copy_cache(from_config=master_config, to_config=job)
                 return job
-        job = self._loader.load_sweep_config(master_config, sweep_overrides)
+        return self._loader.load_sweep_config(master_config, sweep_overrides)
+
+    def _keep(self, kind: tuple[str, ...], job: DictConfig, values: Sequence[Override]) -> None:
+        """For jobs of the same options, unless one of the values is a whole part of the configuration."""
         if not any(OmegaConf.is_config(OmegaConf.select(job, value.key_or_group)) for value in values):
             self._composed[kind] = copy.deepcopy(_copied_fast(job))
             if len(self._composed) > KEPT:
                 self._composed.popitem(last=False)
-        return job
 
     def _values(self, overrides: Sequence[Override]) -> list[Override]:
         """Those that only set a value, in which nothing but a choice of an option has a say."""

@@ -1,5 +1,6 @@
 """`fourfold place`: how similar and how large a target is, what that suggests, and which of several networks serves it best."""
 
+import functools
 import itertools
 import shutil
 import textwrap
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from fourfold.advice import EVIDENCE, STUDY
 from fourfold.compose import ROOT, compose, composed, explained, hydra_ready, settled, start_of, to_run_config
-from fourfold.config import ConfigError, RunConfig
+from fourfold.config import ConfigError, FreezeConfig, RunConfig
 from fourfold.measuring import measure, refuse, remembered
 from fourfold.placement import Placement, Size, recalled
 from fourfold.prospects import varying
@@ -38,7 +39,7 @@ def placed(config: RunConfig, dirs: Sequence[Path] = (), file: Path | None = Non
         ConfigError: see `measuring.measure`.
     """
     config = _bare(config)
-    strategies = {name: compose([f"freeze={name}"]).freeze_strategy for name in STRATEGIES}
+    strategies = {name: _strategy(name) for name in STRATEGIES}
     refuse(config)
     start = start_of(config, dirs)
     if start is not None:
@@ -54,7 +55,12 @@ def already(config: RunConfig, dirs: Sequence[Path], file: Path) -> Placement | 
 
 def _bare(config: RunConfig) -> RunConfig:
     """With a strategy that starts from the pretrained weights, whatever the run would do."""
-    return replace(config, freeze_strategy=compose(["freeze=classifier_only"]).freeze_strategy)
+    return replace(config, freeze_strategy=_strategy("classifier_only"))
+
+
+@functools.cache  # a seventh of a second each, and a study has many places
+def _strategy(name: str) -> FreezeConfig:
+    return compose([f"freeze={name}"]).freeze_strategy
 
 
 def show(words: Sequence[str], dirs: Sequence[Path] = (), config_name: str = ROOT) -> None:
