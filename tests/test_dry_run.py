@@ -1,6 +1,7 @@
 """A dry run knows what the run will be, and nobody can tell that it has been."""
 
 import random
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +68,34 @@ def test_training_seconds_are_those_of_each_phase() -> None:
     assert [validations(10, every) for every in (1, 3, 10, 20)] == [10, 4, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        ("freeze=classifier_only", True),
+        ("freeze=lp_ft", True),
+        ("freeze=last_blocks transform=standard cache.views=2", True),
+        ("freeze=last_blocks transform=standard", False),
+        ("freeze=classifier_only cache.activations=off", False),
+        ("freeze=full", False),
+    ],
+)
+def test_what_is_stored_is_paid_once(words: str, stored: bool, weights: str) -> None:
+    found = dry_run(config(weights, *words.split()), stored=True)
+    assert (found.shared_seconds > 0) == stored
+    assert found.seconds > 0
+    assert dry_run(config(weights, *words.split())).shared_seconds == 0
+
+
+def test_no_epoch_on_stored_activations_costs_what_the_network_does(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    through = models.micro_resnet.MicroResNet.forward
+    slow = lambda net, images: time.sleep(0.02 * len(images)) or through(net, images)  # noqa: E731
+    monkeypatch.setattr(models.micro_resnet.MicroResNet, "forward", slow)
+    asked = config(weights, "freeze=classifier_only")
+    found = dry_run(asked, stored=True)
+    assert found.shared_seconds >= 0.02 * (30 + 10 + 15), "of each part once"
+    assert found.seconds < 0.5 * dry_run(asked).seconds
+
+
 def test_a_dry_run_leaves_no_trace(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draws = []
@@ -75,7 +104,8 @@ def test_a_dry_run_leaves_no_trace(weights: str, tmp_path: Path, monkeypatch: py
         numpy.random.seed(7)  # noqa: NPY002
         torch.manual_seed(7)
         if tried:
-            dry_run(config(weights, "freeze=lp_ft", "transform=mixup", "trainer.deterministic=true", "trainer.threads=2"))
+            asked = config(weights, "freeze=lp_ft", "transform=mixup", "trainer.deterministic=true", "trainer.threads=2")
+            dry_run(asked, stored=True)
         draws.append((random.random(), numpy.random.rand(), torch.rand(3).tolist()))  # noqa: NPY002
     assert draws[0] == draws[1]
     assert torch.get_num_threads() == 1

@@ -102,10 +102,10 @@ class Parts:
                 optim.extend(self.optimizer, self.net, joining, self.config.optimizer)
             proofs.append(freeze.begin_proof(self.net, phase, epoch, self.fingerprint))
         if self.ready_for != phase:
-            self._get_ready()
+            self.get_ready()
             self.ready_for = phase
 
-    def _get_ready(self) -> None:
+    def get_ready(self) -> None:
         """Choose what the loop sees in this phase: the only place that knows whether activations are stored."""
         if self.compiled is not None:
             self.compiled.use(False)

@@ -1,35 +1,50 @@
 """A run tried out: its parts are built, its first steps trained and timed, and nothing is left behind."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from fourfold import freeze, pace
 from fourfold.assembly import Parts, assemble, overfitting
-from fourfold.config import RunConfig
+from fourfold.config import CacheConfig, RunConfig
 from fourfold.estimate import Estimate, training_seconds, validations
 from fourfold.loop import Batch, evaluate, train_one_epoch
 from fourfold.ranks import joined
 from fourfold.result import parameters
 from fourfold.seeding import as_before, seed_everything
+from fourfold.stock import Stock
 
 NOWHERE = Path("no checkpoint")
 FEW = 16  # images with which a CPU warms up and validates, where time grows with them; a GPU gets all that it will hold at once
 
 
-def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) -> Estimate:
+@dataclass(frozen=True)
+class _Timed:
+    """What one phase costs, in seconds."""
+
+    step: float
+    image: float  # validated
+    stored: bool  # on activations that have been stored
+
+
+def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None, stored: bool = False) -> Estimate:
     """Train the first steps of the first and of the last phase, and validate one batch or a part of it.
 
-    Weights and device are the run's own, so the weights may be fetched. It writes no file, tells no tracker and leaves the
+    Weights and device are the run's own, so the weights may be fetched. It leaves no file, tells no tracker and leaves the
     test split sealed. Random numbers, torch's threads and its choice of algorithms are afterwards what they were before.
 
     Args:
         config: Validated; `model.weights` a tag, a file or None.
         steps: Optimizer steps in each phase, of which the first is not timed; at least 2.
         threads: Of torch, where the config leaves them open.
+        stored: Reckon with the steps on stored activations where the run will store them. They are tried besides; by default
+            every step is that of the whole network.
 
     Raises:
         Exception: whatever the run itself would raise so early.
@@ -41,24 +56,47 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None) ->
             torch.set_num_threads(wanted)
         seed_everything(config.seed, config.trainer.deterministic)
         # what is stored once per image is no step's cost, and must not be computed for a trial
-        config = replace(config, cache=replace(config.cache, activations="off"))
-        parts = assemble(config, NOWHERE, ranks)
-        first_step, (first, last) = _train(parts, steps)
-        eval_seconds = _evaluate(parts)
-        return _estimate(parts, first_step, first, last, eval_seconds)
+        parts = assemble(replace(config, cache=replace(config.cache, activations="off")), NOWHERE, ranks)
+        first_step, phases = _train(parts, steps, config.cache if stored else parts.config.cache)
+        return _estimate(parts, first_step, _evaluate(parts), *phases)
 
 
-def _train(parts: Parts, steps: int) -> tuple[float, tuple[float, float]]:
-    """Seconds of the very first step, and of a step in the first phase and in the last. Every phase is entered on the way."""
+def _train(parts: Parts, steps: int, cache: CacheConfig) -> tuple[float, tuple[_Timed, _Timed]]:
+    """Seconds of the very first step, and of the first phase and the last. Every phase is entered on the way."""
     phases, state = parts.plan.phases, parts.state
-    took = []
+    firsts, took = [], []
     for i, phase in enumerate(phases):
         state.epoch, state.step = phase.start, phase.start * parts.steps
         parts.enter_phase()
         if i in (0, len(phases) - 1):
-            took.append(_steps_timed(parts, steps))
+            first, step = _steps_timed(parts, steps)
+            firsts.append(first)
+            with _on_stored(parts, steps, cache) as ready:
+                took.append(_Timed(_steps_timed(parts, steps)[1], _evaluate(parts), ready) if ready else _Timed(step, 0, ready))
     freeze.end_proof(parts.net, state.proofs[-1], state.epoch)
-    return took[0][0], (took[0][1], took[-1][1])
+    return firsts[0], (took[0], took[-1])
+
+
+@contextmanager
+def _on_stored(parts: Parts, steps: int, cache: CacheConfig) -> Iterator[bool]:
+    """The parts as they will be in this phase where activations are stored, with no more images than the steps need; false, and
+    nothing is changed, where every step runs the whole network."""
+    if cache.activations == "off" or parts.config.dataset.loader.sampler in ("weighted", "subset"):
+        yield False
+        return
+    before = {name: getattr(parts, name) for name in ("config", "splits", "stored", "trained", "train", "val")}
+    manifest = parts.splits.manifest
+    val = max(FEW, parts.val.batch_size) if parts.ranks.device.type == "cuda" else FEW
+    few = replace(manifest, train=manifest.train[: steps * parts.train.batch_size], val=manifest.val[:val])
+    with TemporaryDirectory() as folder:
+        parts.config = replace(parts.config, cache=cache, paths=replace(parts.config.paths, cache=folder))
+        parts.splits = replace(parts.splits, manifest=few)
+        try:
+            parts.get_ready()
+            yield parts.stored is not None and parts.stored.train is not None
+        finally:
+            for name, value in before.items():
+                setattr(parts, name, value)
 
 
 def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
@@ -86,7 +124,8 @@ def _steps_timed(parts: Parts, steps: int) -> tuple[float, float]:
 
 def _warming_up(parts: Parts, steps: Iterator[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
     first = next(steps)
-    yield first if parts.ranks.device.type != "cpu" else [[part[:FEW] for part in first[0]]]
+    plain = parts.ranks.device.type == "cpu" and parts.stored is None
+    yield [[part[:FEW] for part in first[0]]] if plain else first
     yield from steps
 
 
@@ -101,30 +140,40 @@ def _whole_steps(parts: Parts, count: int) -> Iterator[Sequence[Batch]]:
 
 
 def _evaluate(parts: Parts) -> float:
-    """Seconds of the first validation batch, on a CPU reckoned from a few of its images; a GPU gets a batch to warm up."""
+    """Seconds of validating an image, by the first batch, on a CPU by a few of its images; a GPU gets a batch to warm up."""
     whole = parts.val.images_in(0)
     if parts.ranks.device.type == "cpu":
         few = min(FEW, whole)
         started = time.perf_counter()
         evaluate(parts.validated, [[parts.val.read([*range(few)])]], parts.kit, parts.measures)
-        return (time.perf_counter() - started) * whole / few
+        return (time.perf_counter() - started) / few
     started = 0.0
     for _ in range(2):
         started = time.perf_counter()
         evaluate(parts.validated, parts.val.at(0, stop_step=1), parts.kit, parts.measures)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / whole
 
 
-def _estimate(parts: Parts, first_step: float, first: float, last: float, eval_seconds: float) -> Estimate:
+def _estimate(parts: Parts, first_step: float, image: float, first: _Timed, last: _Timed) -> Estimate:
+    """
+    Args:
+        parts: As they are without stored activations.
+        first_step: Seconds.
+        image: Seconds of the whole network for an image, in evaluation.
+        first: The first phase.
+        last: The last one.
+    """
     trainer, sizes = parts.config.trainer, parts.train
     steps_of_an_epoch = sum(sizes.images_in(step) for step in range(parts.steps)) / sizes.images_in(0)  # the last may be less
     starts = [phase.start for phase in parts.plan.phases]
-    seconds = training_seconds(starts, trainer.epochs, first * steps_of_an_epoch, last * steps_of_an_epoch)
-    per_image = eval_seconds / parts.val.images_in(0)
     limit = trainer.limit_eval_batches
-    evaluated = [parts.val.images] * validations(trainer.epochs, trainer.val_every) + [len(parts.splits.test)]
-    most = limit * trainer.eval_batch_size if limit else None
-    seconds += per_image * sum(images if most is None else min(images, most) for images in evaluated)
+    most = limit * trainer.eval_batch_size if limit else math.inf
+    val, test = min(parts.val.images, most), min(len(parts.splits.test), most)
+    seen = [phase.image if phase.stored else image for phase in (first, last)]  # seconds of a validation image
+    validated = validations(trainer.epochs, trainer.val_every) * val / trainer.epochs  # images per epoch
+    costs = [phase.step * steps_of_an_epoch + each * validated for phase, each in zip((first, last), seen, strict=True)]
+    heads = last.stored and Stock.serves(parts.config)  # test images are stored, too
+    every = sizes.images * (parts.config.cache.views or 1) + val + test * heads
     counts = parameters(parts)
     return Estimate(
         trainable=counts["trainable"],
@@ -133,7 +182,8 @@ def _estimate(parts: Parts, first_step: float, first: float, last: float, eval_s
         steps=parts.steps,
         eval_batches=min(len(parts.val), limit or len(parts.val)),
         first_step_seconds=first_step,
-        step_seconds=max(first, last),
-        eval_seconds=eval_seconds,
-        seconds=seconds,
+        step_seconds=max(first.step, last.step),
+        eval_seconds=image * parts.val.images_in(0),
+        seconds=training_seconds(starts, trainer.epochs, *costs) + test * (seen[1] if heads else image),
+        shared_seconds=image * every * sum(phase.stored for phase in {id(first): first, id(last): last}.values()),
     )

@@ -17,6 +17,7 @@ class Estimate:
     step_seconds: float  # of one whole step, in the slowest of the phases that were tried
     eval_seconds: float  # of one whole batch
     seconds: float  # training, validations and the test of a whole run, without building its parts
+    shared_seconds: float = 0.0  # besides, once for all runs of the set-up: computing the activations that they share
 
 
 def training_seconds(starts: Sequence[int], epochs: int, first: float, last: float) -> float:

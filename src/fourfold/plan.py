@@ -43,6 +43,7 @@ class Row:
     done: int
     trainable: int | None  # parameters that ever learn
     seconds: float | None  # of one run: at most, or measured where all are done
+    shared_seconds: float  # besides, once for all of them
     failure: str | None  # why none of them can run
 
     @property
@@ -51,7 +52,7 @@ class Row:
 
     @property
     def seconds_left(self) -> float:
-        return self.left * (self.seconds or 0.0)
+        return self.left * (self.seconds or 0.0) + (self.shared_seconds if self.left else 0.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Outlook:
     @property
     def seconds_left(self) -> float:
         """With all workers at it; no run is shared between them."""
-        longest = max((row.seconds or 0.0 for row in self.rows if row.left), default=0.0)
+        longest = max(((row.seconds or 0.0) + row.shared_seconds for row in self.rows if row.left), default=0.0)
         return max(sum(row.seconds_left for row in self.rows) / self.workers, longest)
 
 
@@ -139,7 +140,7 @@ def _outlook(sweeper: "FourfoldSweeper") -> tuple[Outlook, Mapping[str, Estimate
 
     runs = _runs(every, done, repeats, config)
     tried: dict[str, Estimate | str] = {}
-    with trying(steps=STEPS, threads=max(1, (os.cpu_count() or 1) // workers)) as attempt:
+    with trying(steps=STEPS, stored=True, threads=max(1, (os.cpu_count() or 1) // workers)) as attempt:
         for each in every:
             budget, ended = runs[each.row]
             if ended < budget and each.key not in tried:
@@ -193,12 +194,13 @@ def _row(name: str, every: Sequence[Prospect], runs: tuple[int, int], tried: Map
     estimates = [outcome for outcome in outcomes if isinstance(outcome, Estimate)]
     learns = [each.trainable for each in estimates]
     seconds = max((each.seconds for each in estimates), default=None)
+    shared = max((each.shared_seconds for each in estimates), default=0.0)
     if not outcomes:  # all done
         results = [found for each in every if isinstance(found := read_result(each.folder), Result)]
         learns = [result.params_trainable for result in results]
         seconds = sum(result.seconds for result in results) / len(results) if results else None
     failure = next((outcome for outcome in outcomes if isinstance(outcome, str)), None)
-    return Row(name or "what is swept", *runs, max(learns, default=None), seconds, failure)
+    return Row(name or "what is swept", *runs, max(learns, default=None), seconds, shared, failure)
 
 
 def _table(outlook: Outlook) -> Table:
