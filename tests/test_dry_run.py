@@ -76,6 +76,9 @@ def test_training_seconds_are_those_of_each_phase() -> None:
         ("freeze=last_blocks transform=standard cache.views=2", True),
         ("freeze=last_blocks transform=standard", False),
         ("freeze=classifier_only cache.activations=off", False),
+        ("freeze=classifier_only dataset.loader.sampler=weighted", False),
+        ("freeze=classifier_only optimizer=lbfgs", False),
+        ("freeze=classifier_only debug=overfit", False),
         ("freeze=full", False),
     ],
 )

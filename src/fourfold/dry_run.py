@@ -15,6 +15,7 @@ from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import CacheConfig, RunConfig
 from fourfold.estimate import Estimate, training_seconds, validations
 from fourfold.loop import Batch, evaluate, train_one_epoch
+from fourfold.optim import Lbfgs
 from fourfold.ranks import joined
 from fourfold.result import parameters
 from fourfold.seeding import as_before, seed_everything
@@ -80,8 +81,9 @@ def _train(parts: Parts, steps: int, cache: CacheConfig) -> tuple[float, tuple[_
 @contextmanager
 def _on_stored(parts: Parts, steps: int, cache: CacheConfig) -> Iterator[bool]:
     """The parts as they will be in this phase where activations are stored, with no more images than the steps need; false, and
-    nothing is changed, where every step runs the whole network."""
-    if cache.activations == "off" or parts.config.dataset.loader.sampler in ("weighted", "subset"):
+    nothing is changed, where every step runs the whole network, or one on stored activations would not tell a run's."""
+    chosen = parts.train.loader.sampler in ("weighted", "subset")  # by positions among all images
+    if cache.activations == "off" or chosen or isinstance(parts.optimizer, Lbfgs):
         yield False
         return
     before = {name: getattr(parts, name) for name in ("config", "splits", "stored", "trained", "train", "val")}
