@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ def test_delta_weighs_each_channel_by_what_a_classifier_loses_without_it() -> No
     assert found.sum().item() == pytest.approx(1)
     assert expected.std() > 0
     torch.testing.assert_close(len(found) * found, len(found) * expected, rtol=0, atol=0.02)  # classes that are absent
+
+
+def test_attention_computes_what_comes_before_a_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is to the bit what whole passes give, though the network changes its tensors in place."""
+    asked = compose(["model=resnet18", "model.image_size=32", "model.weights=null", "freeze=from_scratch", "dataset=fake"])
+    torch.manual_seed(0)
+    ours = models.create(asked.model, 4, pretrained=False)
+    images, passes = torch.randn(4, 3, 32, 32), list[int]()
+    ours.net.get_submodule("layer3").register_forward_hook(lambda *_: passes.append(1))
+    stem = ours.net.get_submodule("conv1")
+    truly = stem.forward
+    stem.__dict__["forward"] = lambda images: passes.append(0) or truly(images)
+    found = regularizers.attention(ours, ["layer3.1", "layer4.1"], images, torch.arange(4))
+    assert passes.count(0) < 10 < 256 + 512 < passes.count(1)
+    monkeypatch.setattr(regularizers, "replaying", lambda *_: nullcontext())
+    whole = regularizers.attention(ours, ["layer3.1", "layer4.1"], images, torch.arange(4))
+    assert all(map(torch.equal, found, whole))
 
 
 def test_delta_is_feature_distillation_with_attention_and_a_term_of_the_head() -> None:

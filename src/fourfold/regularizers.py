@@ -18,6 +18,7 @@ from fourfold.config import ConfigError, RegularizerConfig, nearest
 from fourfold.loop import Penalty
 from fourfold.models import Block, TransferModel, outputs
 from fourfold.models.listening import entering, leaving, listen, pooled
+from fourfold.models.replay import replaying
 from fourfold.ranks import Ranks
 
 Sample = Callable[[int], tuple[Tensor, Tensor]]  # how many -> as many training images as the network is given them, and classes
@@ -221,7 +222,7 @@ def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targe
     """For each layer [C], summing to 1: softmax of how much a classifier's loss rises without a channel, over `SOFTNESS`.
 
     The classifier is a logistic probe on the starting network's features of the same images, since the head is still random.
-    Exact: one forward pass of the images for each channel. Changes nothing and draws nothing.
+    Exact: for each channel, a forward pass of the images from its layer on. Changes nothing and draws nothing.
 
     Args:
         images: as the network is given them, [N, ...].
@@ -242,7 +243,12 @@ def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targe
     for layer, first in zip(layers, _channel_first(source, layers), strict=True):
         shape = outputs(model)[layer]
         size = shape[1 if first and len(shape) == 4 else -1]
-        rise = [_without(source.get_submodule(layer), channel, first, loss) - whole for channel in range(size)]
+        with replaying(source, layer):
+            loss()
+            alike = torch.equal(loss(), whole)
+            losses = [_without(source.get_submodule(layer), channel, first, loss) for channel in range(size if alike else 0)]
+        losses = losses or [_without(source.get_submodule(layer), channel, first, loss) for channel in range(size)]
+        rise = [each - whole for each in losses]
         found.append(torch.softmax(torch.stack(rise) / SOFTNESS, dim=0))
     return found
 
