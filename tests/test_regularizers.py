@@ -384,3 +384,32 @@ def test_co_tuning_trains_the_head_of_the_checkpoint_that_it_starts_from(tmp_pat
     following = config("freeze=full")
     following.model.weights = str(tmp_path / "digits" / "best.pt")
     assert set(run(following, tmp_path / "following")["weights"]["unexpected"]) == {"source_head.weight", "source_head.bias"}
+
+
+class Reaching(nn.Module):
+    """Its first layer changes what it was given, which the second reads: a replay of answers alone would not do so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = Doubling(), nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = images.clone()
+        self.first(maps)
+        return self.fc(self.second(maps).mean((2, 3)))
+
+
+class Doubling(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mul_(2)
+
+
+def test_attention_of_a_network_that_cannot_be_replayed_takes_whole_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    ours = replace(model(), net=Reaching(), heads=("fc",))
+    images = torch.randn(4, 3, 8, 8)
+    monkeypatch.setattr(regularizers, "outputs", lambda model: {"second": (4, 4, 8, 8)})
+    (found,) = regularizers.attention(ours, ["second"], images, torch.arange(4))
+    monkeypatch.setattr(regularizers, "replaying", lambda *_: nullcontext())
+    (whole,) = regularizers.attention(ours, ["second"], images, torch.arange(4))
+    assert torch.equal(found, whole)

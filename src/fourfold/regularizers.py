@@ -7,6 +7,7 @@ while no gradient is wanted, so that validation and testing cost nothing.
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -243,12 +244,12 @@ def attention(model: TransferModel, layers: Sequence[str], images: Tensor, targe
     for layer, first in zip(layers, _channel_first(source, layers), strict=True):
         shape = outputs(model)[layer]
         size = shape[1 if first and len(shape) == 4 else -1]
-        with replaying(source, layer):
+        with ExitStack() as replay:
+            replay.enter_context(replaying(source, layer))
             loss()
-            alike = torch.equal(loss(), whole)
-            losses = [_without(source.get_submodule(layer), channel, first, loss) for channel in range(size if alike else 0)]
-        losses = losses or [_without(source.get_submodule(layer), channel, first, loss) for channel in range(size)]
-        rise = [each - whole for each in losses]
+            if not torch.equal(loss(), whole):
+                replay.close()  # every pass is a whole one
+            rise = [_without(source.get_submodule(layer), channel, first, loss) - whole for channel in range(size)]
         found.append(torch.softmax(torch.stack(rise) / SOFTNESS, dim=0))
     return found
 
