@@ -48,3 +48,9 @@ def test_a_run_without_wandb_does_not_import_it() -> None:
         "import fourfold.tracking, fourfold.tracking.console, sys; sys.exit('wandb' in sys.modules or 'torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_that_a_run_is_made_of_comes_without_wandb_and_leaves_it_to_who_wants_it() -> None:
+    """timm imports it, if it can."""
+    code = "import fourfold.run, sys; assert 'timm' in sys.modules and 'wandb' not in sys.modules; import wandb; wandb.init"
+    subprocess.run([sys.executable, "-c", code], check=True)
