@@ -157,7 +157,8 @@ def _evaluate(parts: Parts) -> float:
 
 
 def _estimate(parts: Parts, first_step: float, image: float, first: _Timed, last: _Timed) -> Estimate:
-    """
+    """What a whole run takes, by what was timed.
+
     Args:
         parts: As they are without stored activations.
         first_step: Seconds.
