@@ -387,16 +387,16 @@ def test_co_tuning_trains_the_head_of_the_checkpoint_that_it_starts_from(tmp_pat
 
 
 class Reaching(nn.Module):
-    """Its first layer changes what it was given, which the second reads: a replay of answers alone would not do so."""
+    """Its first layer changes what it was given, which the head reads: a replay of answers alone would not do so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.fc = Doubling(), nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
+        self.first, self.second, self.fc = Doubling(), nn.Conv2d(3, 4, 1), nn.Linear(7, 4)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = images.clone()
         self.first(maps)
-        return self.fc(self.second(maps).mean((2, 3)))
+        return self.fc(torch.cat([self.second(maps), maps], dim=1).mean((2, 3)))
 
 
 class Doubling(nn.Module):
