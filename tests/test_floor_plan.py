@@ -27,6 +27,7 @@ FACTS = {
     "interrupts",
     "losses",
     "metrics",
+    "planes",
     "provenance",
     "ranks",
     "relationship",

@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 
 from fourfold import metrics as measure
 from fourfold.losses import Loss
+from fourfold.planes import narrow
 from fourfold.ranks import Ranks
 from fourfold.state import State
 from fourfold.zoo import ModelEmaV3
@@ -46,6 +47,18 @@ class Kit:
     penalty: Penalty | None = None  # see regularizers and adaptation
 
 
+@contextmanager
+def _kernels_tried() -> Iterator[None]:
+    """cuDNN tries its kernels on each new shape, seconds for a deep network: for steps that come again and again only."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@_kernels_tried()
 def train_one_epoch(
     net: nn.Module,
     steps: Iterable[Sequence[Batch]],
@@ -228,7 +241,8 @@ def _moved(inputs: Any, targets: Tensor, mask: list[Tensor], kit: Kit) -> tuple[
     if isinstance(inputs, tuple):
         return tuple(part.to(device, non_blocking=True) for part in inputs), targets, mask
     layout = torch.channels_last if kit.channels_last else torch.preserve_format
-    return inputs.to(device, non_blocking=True).to(memory_format=layout), targets, mask
+    there = narrow(inputs).to(device, non_blocking=True).expand(inputs.shape)
+    return there.to(memory_format=layout), targets, mask
 
 
 def _prepared(inputs: Any, mask: list[Tensor], kit: Kit) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from fourfold import allocator
+from fourfold.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def joined(device: str) -> Iterator[Ranks]:
 
     Args:
         device: auto, cpu, cuda or mps.
+
+    Raises:
+        ConfigError: there is no GPU for this process.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -101,5 +105,12 @@ def _device(name: str, local_rank: int) -> torch.device:
         allocator.keep_freed()
     if name != "cuda":
         return torch.device(name)
+    if local_rank >= (there := torch.cuda.device_count()):
+        raise ConfigError(
+            f"torchrun has started {local_rank + 1} processes or more on a machine with {there} GPU{'s' * (there > 1)}: "
+            f"start --nproc-per-node={there}, or choose trainer.device=cpu"
+            if there
+            else "trainer.device=cuda, but PyTorch sees no GPU on this machine: choose trainer.device=auto or cpu"
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

@@ -18,7 +18,6 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     else:  # it would keep the whole stack of calls for each device that may come
         torch.default_generator.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic
 
 
 def rng_state() -> dict[str, Any]:
@@ -48,13 +47,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def as_before() -> Iterator[None]:
     """Give torch's threads and determinism, and every generator, back as they were: a rehearsal shall leave no trace."""
     numbers, threads = rng_state(), torch.get_num_threads()
-    algorithms, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    algorithms = torch.get_deterministic_debug_mode()
     try:
         yield
     finally:
         set_rng_state(numbers)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(algorithms)
-        torch.backends.cudnn.benchmark = benchmark
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # other processes may share the GPU

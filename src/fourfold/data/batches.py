@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fourfold.config import ConfigError, LoaderConfig, RunConfig
 from fourfold.data import randomness
+from fourfold.planes import narrow
 
 Batch = tuple[Tensor, ...]  # (inputs, targets), or with collate=pad (inputs, targets, mask)
 MASK = 2**64 - 1  # seeds may be negative, numpy's and struct's words may not
@@ -131,7 +132,7 @@ class Batches:
             return
         self._queue[:] = wanted
         for batch in self._workers:
-            yield _checked(batch)
+            yield _wide(*_checked(batch))
 
     def _start_workers(self) -> DataLoader | None:
         """A DataLoader where it has something to do; it costs more than it gives when nothing runs beside or gets pinned."""
@@ -158,12 +159,14 @@ class _Reader(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, key: tuple[int, list[int]]) -> Batch | ConfigError:
-        """In a worker: an error is handed over as a value, because raising would bury its sentence in a traceback."""
+    def __getitems__(self, key: tuple[int, list[int]]) -> tuple[Batch, list[list[int]]] | ConfigError:
+        """What a DataLoader hands over: planes that are repeated in name only once, since repeated ones cannot be pinned; and
+        all shapes. An error is handed over as a value, because raising in a worker would bury its sentence in a traceback."""
         try:
-            return self.read(*key)
+            batch = self.read(*key)
         except ConfigError as error:
             return error
+        return tuple(map(narrow, batch)), [[*part.shape] for part in batch]
 
     def read(self, epoch: int, positions: list[int]) -> Batch:
         if hasattr(self.dataset, "take"):
@@ -243,11 +246,15 @@ def class_weights(counts: Sequence[int]) -> Tensor:
     return torch.where(present, sizes.sum() / (present.sum() * sizes.clamp(min=1)), 0.0)
 
 
+def _wide(batch: Batch, shapes: list[list[int]]) -> Batch:
+    return tuple(part.expand(shape) for part, shape in zip(batch, shapes, strict=True))
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _checked(batch: Batch | ConfigError) -> Batch:
+def _checked(batch: Any) -> Any:
     if isinstance(batch, ConfigError):
         raise batch
     return batch
