@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fourfold import activations
-from fourfold.activations import Held, NoRoom, Part, Rows, Stale, Store
+from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store
 
 PARTS = (Part((2, 3), torch.float32), Part((4,), torch.bfloat16))
 ROW = 24 + 8  # bytes
@@ -34,7 +34,7 @@ class Producer:
             yield some, rows(some)
 
 
-def same(store: Store | Held, keys: list[int]) -> bool:
+def same(store: Store | Held | Near, keys: list[int]) -> bool:
     wanted = np.array(keys)
     return all(torch.equal(a, b) for a, b in zip(store.take(store.places(wanted)), rows(wanted), strict=True))
 
@@ -46,6 +46,18 @@ def test_a_row_is_computed_once_whoever_asks(tmp_path: Path) -> None:
     assert [key for key in produce.asked if key == 4] == [4]
     assert same(second, [5, 4, 3, 3])
     assert same(Store(tmp_path / "k", PARTS, 10**6), [3, 4, 5])
+
+
+def test_a_copy_on_the_device_holds_the_rows_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "CHUNK", 2 * ROW)  # bytes, so in several pieces
+    store = Store(tmp_path / "k", PARTS, 10**6)
+    store.fill(np.array([7, 5, 3, 4, 9]), Producer())
+    near = Near(store, torch.device("cpu"))
+    assert (len(near), near.bytes) == (5, 5 * ROW)
+    assert same(near, [3, 9, 7, 7])
+    store.fill(np.array([1]), Producer())
+    assert (len(store), len(near)) == (6, 5)
+    assert same(near, [5, 4])
 
 
 def test_what_a_kill_leaves_behind_is_written_over(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fourfold import features
-from fourfold.activations import NoRoom, Store
+from fourfold.activations import Near, NoRoom, Part, Store
 from fourfold.assembly import assemble
 from fourfold.compose import compose
+from fourfold.data import pools
 from fourfold.loop import ready
 from fourfold.models import frontier
 from fourfold.ranks import Ranks
@@ -85,6 +87,53 @@ def test_runs_share_what_is_stored(weights: Path, tmp_path: Path, monkeypatch: p
     assert computed == [20, 30, 0]  # validation, training into the same store; of the second run nothing
     trained(tmp_path / "c", weights, "freeze=classifier_only", "model.image_size=24")
     assert computed[3:] == [20, 30]
+
+
+def test_images_that_an_earlier_run_has_decoded_are_not_decoded_for_the_frozen_prefix(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(60):
+        path = tmp_path / f"photos/class{i % 2}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), 4 * i, np.uint8)).save(path)
+    read: list[Path] = []
+    truly = pools.read_image
+    monkeypatch.setattr(pools, "read_image", lambda path: read.append(path) or truly(path))
+    photos = [word for word in TINY if not word.startswith("dataset")]
+    photos += ["dataset=image_folder", f"dataset.root={tmp_path}/photos", f"paths.cache={tmp_path}/cache"]
+    run(compose([*photos, "freeze=full", "model.weights=null"]), tmp_path / "full")
+    assert {path.name for path in read} == {f"{i}.png" for i in range(60)}
+    read.clear()
+    run(compose([*photos, "freeze=last_blocks", f"model.weights={weights}"]), tmp_path / "last")
+    assert len(read) < 30, "of each split a few, to try the cut and to see whether they are still what was decoded"
+
+
+@pytest.mark.parametrize("room", [10**9, 3000, 100])
+def test_rows_lie_on_the_gpu_where_they_leave_it_most_of_its_memory(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, known = torch.device("cuda"), features.Known()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room, room))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(features, "Near", lambda store, device: Near(store, torch.device("cpu")))
+    stores = {}
+    for name in ("a", "b"):
+        stores[name] = Store(tmp_path / name, [Part((100,), torch.float32)], 10**6)
+        stores[name].fill(np.array([0]), lambda keys: iter([(keys, (torch.ones(1, 100),))]))
+    found = [features._near(stores[name], name, known, gpu) for name in ("a", "b", "a")]
+    assert features._near(stores["a"], "a", known, torch.device("cpu")) is stores["a"]
+    if room == 100:
+        assert found == [stores["a"], stores["b"], stores["a"]]
+    elif room == 3000:  # a fourth of which holds one of them
+        assert [near.store for near in found] == [stores["a"], stores["b"], stores["a"]]  # type: ignore[union-attr]
+        assert found[0] is not found[2]
+        assert list(known.near) == ["a"]
+    else:
+        assert found[0] is found[2]
+        assert list(known.near) == ["b", "a"]
+        stores["a"].fill(np.array([1]), lambda keys: iter([(keys, (torch.ones(1, 100),))]))
+        assert len(features._near(stores["a"], "a", known, gpu)) == 2
 
 
 def test_augmented_images_are_computed_anew_unless_views_are_asked_for(

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 KEEP_EVERY = 30.0  # seconds of computing that a kill may cost
 FREE_BYTES = 1 << 30  # of the disk, left to others
+CHUNK = 1 << 28  # bytes that are copied to a device at a time
 CHECK = 4  # images whose stored rows are compared with fresh ones when a store is used again
 
 Rows = tuple[Tensor, ...]  # activations of some images, each [N, ...]
@@ -97,6 +98,10 @@ class Store:
             self._load()
         os.utime(self.folder)  # the least recently used stores make room
         return computed
+
+    def __len__(self) -> int:
+        """Rows that are there."""
+        return len(self._places)
 
     def has(self, keys: np.ndarray) -> bool:
         """Whether all rows are there."""
@@ -212,6 +217,10 @@ class Held:
         self._rows = tuple(torch.cat(column) for column in zip(*blocks, strict=True))
         return len(missing)
 
+    def __len__(self) -> int:
+        """As `Store.__len__`."""
+        return len(self._places)
+
     def has(self, keys: np.ndarray) -> bool:
         """As `Store.has`."""
         return all(key in self._places for key in keys.tolist())
@@ -223,6 +232,38 @@ class Held:
     def take(self, places: np.ndarray) -> Rows:
         """As `Store.take`."""
         return tuple(column[torch.from_numpy(places)] for column in self._rows)
+
+
+class Near:
+    """A copy of a store's rows on the device that computes with them: a GPU is faster than the host that would gather its rows.
+    The face of `Store` without its keys.
+
+    Args:
+        store: Which may grow later; the copy does not.
+        device: With memory for all rows.
+    """
+
+    def __init__(self, store: Store | Held, device: torch.device) -> None:
+        self.store, self.bytes = store, len(store) * store.row_bytes
+        self._rows: Rows = tuple(torch.empty(len(store), *part.shape, dtype=part.dtype, device=device) for part in store.parts)
+        chunk = max(1, CHUNK // store.row_bytes)
+        for start in range(0, len(store), chunk):
+            places = np.arange(start, min(start + chunk, len(store)))
+            for column, some in zip(self._rows, store.take(places), strict=True):
+                column[start : start + len(some)] = some
+
+    def __len__(self) -> int:
+        """As `Store.__len__`."""
+        return len(self._rows[0])
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """As `Store.places`."""
+        return self.store.places(keys)
+
+    def take(self, places: np.ndarray) -> Rows:
+        """As `Store.take`, on the device."""
+        there = torch.from_numpy(places).to(self._rows[0].device, non_blocking=True)
+        return tuple(column.index_select(0, there) for column in self._rows)
 
 
 def stored(part: Part, tensor: Tensor) -> Tensor:

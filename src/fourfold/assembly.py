@@ -335,7 +335,9 @@ def _over(activations: features.ActivationSet, images: data.Batches) -> data.Bat
         activations,
         batch_size=images.batch_size,
         accumulate=images.accumulate,
-        loader=replace(images.loader, num_workers=0, persistent_workers=False),
+        loader=replace(
+            images.loader, num_workers=0, persistent_workers=False, pin_memory=images.loader.pin_memory and activations.on_host
+        ),
         seed=images.seed,
         shuffle=images.shuffle,
     )
@@ -355,7 +357,7 @@ def _kit(config: RunConfig, splits: data.Splits, model: models.TransferModel, ra
         task=splits.task,
         loss=losses.create(trainer.loss, splits.task, weights),
         eval_loss=losses.create(plain, splits.task),
-        prepare=data.normalizer(model.preprocessing),
+        prepare=data.normalizer(model.preprocessing).to(ranks.device),
         mix=data.mixer(config.transform, splits.num_outputs),
         autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16"),

@@ -104,10 +104,15 @@ class _Stack:
             if self.bias is not None:
                 head.bias.data = self.bias[k]
         self.optimizers = _joined([parts.optimizer for parts in self.members])
-        self.losses: dict[Hashable, list[int]] = {}
+        losses: dict[Hashable, list[int]] = {}
         for k, parts in enumerate(self.members):
             weights = tuple(parts.splits.class_counts) if parts.config.trainer.loss.class_weights != "none" else ()
-            self.losses.setdefault((repr(parts.config.trainer.loss), weights), []).append(k)
+            losses.setdefault((repr(parts.config.trainer.loss), weights), []).append(k)
+        # heads of a loss, and where they are in the stack: a list of them would be brought to the device in every step
+        self.losses = [(self.members[each[0]].kit.loss, self._at(each)) for each in losses.values()]
+
+    def _at(self, some: list[int]) -> slice | Tensor:
+        return slice(None) if len(some) == len(self.members) else torch.tensor(some, device=self.device)
 
     def step(self, step: int) -> Tensor:
         """One optimizer step of every head; returns the mean loss of each over its images, [K], on the device."""
@@ -125,11 +130,10 @@ class _Stack:
         outputs.requires_grad_()
         losses = torch.empty(len(self.members), device=self.device)
         total = torch.zeros((), device=self.device)
-        for each in self.losses.values():
-            some = outputs if len(each) == len(self.members) else outputs[each]
-            labels = targets if len(each) == len(self.members) else targets[each]
-            loss = self.members[each[0]].kit.loss(some.flatten(0, 1), labels.flatten(0, 1)).view(len(each), -1).sum(1) / images
-            losses[each] = loss.detach()
+        for loss_of, at in self.losses:
+            some, labels = outputs[at], targets[at]
+            loss = loss_of(some.flatten(0, 1), labels.flatten(0, 1)).view(len(some), -1).sum(1) / images
+            losses[at] = loss.detach()
             total = total + loss.sum()
         (gradient,) = torch.autograd.grad(total, outputs)  # [K, N, C]
         by_weight = torch.bmm(gradient.mT, rows).to(self.weight.dtype)  # [K, C, D]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fourfold import freeze
-from fourfold.activations import Held, NoRoom, Part, Rows, Stale, Store
+from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store
 from fourfold.config import RunConfig
 from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.identity import ROOT_IS_THE_DATA
@@ -43,7 +43,7 @@ class ActivationSet(Dataset):
     """A split whose images are replaced by what the frozen prefix makes of them: a tuple of tensors [N, ...] for each batch."""
 
     def __init__(
-        self, name: str, store: Store | Held, keys: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
+        self, name: str, store: Store | Held | Near, keys: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
     ) -> None:
         """
         Args:
@@ -60,6 +60,11 @@ class ActivationSet(Dataset):
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the rows have yet to travel to the device."""
+        return not isinstance(self.store, Near)
+
     def take(self, positions: list[int], epoch: int) -> tuple[Rows, Tensor]:
         """A whole batch at once. In each epoch every image shows its next view."""
         return taken(self.store, self.places(positions, epoch), self.dtypes), self.labels[positions]
@@ -70,7 +75,7 @@ class ActivationSet(Dataset):
         return self._places[at, (epoch + at) % self._places.shape[1]]
 
 
-def taken(store: Store | Held, places: np.ndarray, dtypes: tuple[torch.dtype, ...]) -> Rows:
+def taken(store: Store | Held | Near, places: np.ndarray, dtypes: tuple[torch.dtype, ...]) -> Rows:
     """The rows at these places as the network takes them."""
     return tuple(row.to(dtype) for row, dtype in zip(store.take(places), dtypes, strict=True))
 
@@ -83,12 +88,14 @@ class Known:
     stores: dict[str, Store | Held] = field(default_factory=dict)  # whose rows were compared with fresh ones
     # by store and image: digest of the row as which the whole network has answered to the image, in this process
     answered: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    near: dict[str, Near] = field(default_factory=dict)  # copies of stores on the device, the one used last at the end
 
     def forget(self) -> None:
         """Let go of everything."""
         self.cuts.clear()
         self.stores.clear()
         self.answered.clear()
+        self.near.clear()
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,7 @@ def _stored(
     key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp}, str(kept))
 
     def rows(store: Store | Held) -> ActivationSet:
-        return ActivationSet(key, store, keys, part.labels, dtypes)
+        return ActivationSet(key, _near(store, key, known, kit.ranks.device), keys, part.labels, dtypes)
 
     if key in known.stores and known.stores[key].has(keys.ravel()):
         return rows(known.stores[key])
@@ -316,12 +323,37 @@ def _stored(
     return rows(store)
 
 
+def _near(store: Store | Held, name: str, known: Known, device: torch.device) -> Store | Held | Near:
+    """The store's copy on a GPU, where all copies together fit into a part of its memory; else the store."""
+    if device.type != "cuda":
+        return store
+    near = known.near.pop(name, None)
+    if near is not None and near.store is store and len(near) == len(store):
+        known.near[name] = near
+        return near
+    needed = len(store) * store.row_bytes
+    free, whole = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if needed > min(whole / 4, free / 2):
+        return store
+    while known.near and needed + sum(each.bytes for each in known.near.values()) > whole / 4:
+        del known.near[next(iter(known.near))]
+    try:
+        near = Near(store, device)
+    except torch.OutOfMemoryError:  # other processes use this GPU as well
+        return store
+    known.near[name] = near
+    return near
+
+
 class _Views(Dataset):
     """Chosen images of a split, each as one of its views, whose randomness belongs to its key, so that runs share it."""
 
     def __init__(self, part: Any, chosen: list[tuple[int, int]], keys: np.ndarray | None) -> None:
         self._part, self._chosen, self._keys = part, chosen, keys
         self.size = part.size
+        if hasattr(part, "ready"):
+            self.ready = lambda positions, workers: part.ready([chosen[position][0] for position in positions], workers)
         if keys is None and hasattr(part, "take"):
             self.take = lambda positions, epoch: part.take([chosen[position][0] for position in positions], epoch)
 
