@@ -10,7 +10,9 @@ CPU seconds of whole processes, start-up included, in turns:
     fit        one run of ours, from the first epoch's images to the last epoch
     bare       a plain loop over decoded images through the frozen backbone, without gradients for it
 
-    python scripts/bench/classifier_only.py [--rounds 3] [--runs 32] [--epochs 10] [--sweep-only]
+On a GPU (--device cuda) they are wall seconds.
+
+    python scripts/bench/classifier_only.py [--rounds 3] [--runs 32] [--epochs 10] [--sweep-only] [--device cpu]
 """
 
 import argparse
@@ -25,6 +27,17 @@ from pathlib import Path
 
 CLASSES, PER_CLASS, SIZE = 10, 100, 128
 SEEDS, BATCH = 4, 32
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+
+
+def clock() -> float:
+    """CPU seconds of this process, or wall seconds when what the GPU was given is done."""
+    if DEVICE == "cpu":
+        return time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def images(folder: Path) -> None:
@@ -69,7 +82,7 @@ def backbone(weights: Path):  # type: ignore[no-untyped-def]
     net = resnet18()
     net.load_state_dict(torch.load(weights, weights_only=True))
     net.fc = torch.nn.Identity()  # type: ignore[assignment]
-    return net.eval().requires_grad_(requires_grad=False)
+    return net.to(DEVICE).eval().requires_grad_(requires_grad=False)
 
 
 def limit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
@@ -77,14 +90,14 @@ def limit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    pixels, labels = decoded(folder)
+    pixels, labels = (each.to(DEVICE) for each in decoded(folder))
     net = backbone(weights)
     with torch.no_grad():
         features = torch.cat([net(some) for some in pixels.split(128)])
-    orders = torch.stack([torch.randperm(len(labels)) for _ in range(runs)])
+    orders = torch.stack([torch.randperm(len(labels), device=DEVICE) for _ in range(runs)])
     test, val, train = orders[:, :200], orders[:, 200:280], orders[:, 280:]
-    weight = torch.nn.Parameter(torch.randn(runs, CLASSES, 512) / 23)
-    bias = torch.nn.Parameter(torch.zeros(runs, 1, CLASSES))
+    weight = torch.nn.Parameter(torch.randn(runs, CLASSES, 512, device=DEVICE) / 23)
+    bias = torch.nn.Parameter(torch.zeros(runs, 1, CLASSES, device=DEVICE))
     optimizer = torch.optim.SGD([weight, bias], lr=0.01, momentum=0.9)
     for _ in range(epochs):
         shuffled = train[:, torch.randperm(train.shape[1])]
@@ -104,17 +117,17 @@ def head(folder: Path, weights: Path, runs: int, epochs: int) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    features, labels = torch.randn(720, 512), torch.randint(0, CLASSES, (720,))
+    features, labels = torch.randn(720, 512, device=DEVICE), torch.randint(0, CLASSES, (720,), device=DEVICE)
     for _ in range(2):  # the first warms up
-        began = time.process_time()
-        layer = torch.nn.Linear(512, CLASSES)
+        began = clock()
+        layer = torch.nn.Linear(512, CLASSES, device=DEVICE)
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
         for _ in range(epochs):
             for chosen in torch.randperm(720).split(BATCH):
                 cross_entropy(layer(features[chosen]), labels[chosen]).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-        took = time.process_time() - began
+        took = clock() - began
     print(took)
 
 
@@ -123,10 +136,10 @@ def bare(folder: Path, weights: Path, runs: int, epochs: int) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    pixels, labels = decoded(folder)
-    net, layer = backbone(weights), torch.nn.Linear(512, CLASSES)
+    pixels, labels = (each.to(DEVICE) for each in decoded(folder))
+    net, layer = backbone(weights), torch.nn.Linear(512, CLASSES, device=DEVICE)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
-    began = time.process_time()
+    began = clock()
     for _ in range(2):
         for chosen in torch.randperm(720).split(BATCH):
             cross_entropy(layer(net(pixels[chosen])), labels[chosen]).backward()
@@ -134,7 +147,7 @@ def bare(folder: Path, weights: Path, runs: int, epochs: int) -> None:
             optimizer.zero_grad()
         with torch.no_grad():
             layer(net(pixels[720:800]))
-    print((time.process_time() - began) * epochs / 2)
+    print((clock() - began) * epochs / 2)
 
 
 def fit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
@@ -146,11 +159,11 @@ def fit(folder: Path, weights: Path, runs: int, epochs: int) -> None:
     began, tested = story.seed_everything, story._test
 
     def start(*given: object) -> None:
-        marks.append(time.process_time())
+        marks.append(clock())
         began(*given)  # type: ignore[arg-type]
 
     def end(*given: object):  # type: ignore[no-untyped-def]
-        marks.append(time.process_time())
+        marks.append(clock())
         return tested(*given)  # type: ignore[arg-type]
 
     story.seed_everything, story._test = start, end  # type: ignore[assignment]
@@ -163,7 +176,7 @@ def words(folder: Path, weights: Path, epochs: int, out: Path) -> list[str]:
     return [
         "dataset=image_folder", f"dataset.root={folder}", "model=resnet18", f"model.weights={weights}",
         f"model.image_size={SIZE}", "freeze=classifier_only", "optimizer=sgd", f"trainer.epochs={epochs}",
-        f"trainer.batch_size={BATCH}", "trainer.device=cpu", "trainer.threads=1", "trainer.progress=false", "logger=none",
+        f"trainer.batch_size={BATCH}", f"trainer.device={DEVICE}", "trainer.threads=1", "trainer.progress=false", "logger=none",
         "trainer.checkpoint_seconds=60", "trainer.precision=fp32", f"paths.outputs={out}", f"paths.cache={out}/cache",
     ]  # fmt: skip
 
@@ -190,11 +203,12 @@ def children() -> float:
 
 
 def measured(part: str, folder: Path, weights: Path, runs: int, epochs: int) -> float:
-    """CPU seconds of a process, or what it says itself."""
-    before = children()
+    """CPU seconds of a process (wall seconds with a GPU), or what it says itself."""
+    used = children if DEVICE == "cpu" else time.perf_counter
+    before = used()
     command = [sys.executable, __file__, "--part", part, str(folder), str(weights), str(runs), str(epochs)]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    return float(told.split()[-1]) if part in ("head", "bare", "fit") else children() - before
+    return float(told.split()[-1]) if part in ("head", "bare", "fit") else used() - before
 
 
 def main() -> None:
@@ -209,7 +223,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=32, help="of the sweep, a multiple of 8")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--sweep-only", action="store_true", help="leave out the single run and the bare loop")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     asked = parser.parse_args()
+    if asked.device != DEVICE:
+        os.environ["BENCH_DEVICE"] = asked.device
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     found: dict[str, list[float]] = {name: [] for name in ("limit", "sweep", "half", "auto", "head", "fit", "bare")}
     with tempfile.TemporaryDirectory() as place:
         folder, weights = Path(place) / "images", Path(place) / "resnet18.pt"
@@ -227,7 +245,7 @@ def main() -> None:
                 found[name].append(measured(name, folder, weights, runs, asked.epochs))
                 print(f"{name:6} {found[name][-1]:8.2f}", flush=True)
     print(
-        f"\nCPU seconds, mean and spread of {asked.rounds}; "
+        f"\n{'CPU' if DEVICE == 'cpu' else 'wall'} seconds, mean and spread of {asked.rounds}; "
         f"{asked.runs} runs of {asked.epochs} epochs; load {os.getloadavg()[0]:.1f}"
     )
     for name, values in found.items():
