@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fourfold"
 CONF = ROOT / "conf"
 
-GROUND = {"allocator", "config", "scores", "zoo"}
+GROUND = {"allocator", "config", "imports", "scores", "zoo"}
 FACTS = {
     "advice",
     "checks",
@@ -80,6 +80,7 @@ SIDEWAYS = {
     ("freeze", "models"),
     ("optim", "freeze"),
     ("result", "assembly"),
+    ("zoo", "imports"),
     *permutations(DOOR, 2),
 }  # the first two: types only
 
@@ -90,6 +91,7 @@ ROOMS_OF = {
     "optuna": {"study"},  # and the sweeper in src/hydra_plugins
     "sqlalchemy": {"study"},
     "timm": {"zoo"},
+    "torchmetrics": {"metrics"},
 }
 HEAVY = {"matplotlib", "numpy", "optuna", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "wandb"}
 GROUPS = {

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 
 from fourfold import (
     adaptation,
@@ -32,6 +31,7 @@ from fourfold import (
 )
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit, ready
+from fourfold.metrics import MetricCollection
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 
 from fourfold import metrics as measure
 from fourfold.losses import Loss
+from fourfold.metrics import MetricCollection
 from fourfold.planes import narrow
 from fourfold.ranks import Ranks
 from fourfold.state import State

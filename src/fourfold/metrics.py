@@ -1,21 +1,27 @@
 """What is measured of a model's outputs, by task; all by torchmetrics, which also reduces over processes."""
 
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MultilabelAccuracy,
-    MultilabelAveragePrecision,
-    MultilabelF1Score,
-)
 
+from fourfold.imports import without
 from fourfold.scores import sign
+
+_signals = ModuleType("scipy.signal")  # of which it wants to know whether they have this name
+_signals.hamming = None  # type: ignore[attr-defined]
+with without("scipy.signal", _signals):  # which take three quarters of a second
+    from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassCalibrationError,
+        MulticlassConfusionMatrix,
+        MulticlassF1Score,
+        MultilabelAccuracy,
+        MultilabelAveragePrecision,
+        MultilabelF1Score,
+    )
 
 CONFUSION_LIMIT = 100  # classes
 

@@ -53,6 +53,30 @@ def test_every_common_file_fills_the_backbone(kind: str, saved, start_from, tmp_
     assert (model.weights.missing, model.weights.unexpected, model.weights.mismatched) == ((), (), ())
 
 
+@pytest.mark.parametrize(("name", "source"), [("resnet18", "torchvision"), ("vit_tiny_patch16_224", "timm")])
+def test_no_weights_are_drawn_that_a_file_replaces(name: str, source: str, model_config, tmp_path) -> None:
+    """But the new head's, and those of a network that a file may fill in part."""
+    begin = create(model_config(name, source), 3, pretrained=False).net
+    torch.save(begin.state_dict(), tmp_path / "start.pt")
+    asked = {"weights": str(tmp_path / "start.pt")}
+    torch.manual_seed(5)
+    made = create(model_config(name, source, **asked), 4)
+    after = torch.rand(1)
+    head = made.net.get_submodule(made.heads[0])
+    assert all(
+        torch.equal(value, begin.state_dict()[key]) for key, value in made.net.state_dict().items() if made.heads[0] not in key
+    )
+    assert head.weight.std() > 1e-3
+    torch.manual_seed(5)
+    again = create(model_config(name, source, **asked), 4)
+    assert torch.equal(again.net.get_submodule(made.heads[0]).weight, head.weight)
+    assert torch.equal(torch.rand(1), after)
+    torch.manual_seed(5)
+    partly = create(model_config(name, source, **asked, partial_weights=True), 4)
+    assert not torch.equal(partly.net.get_submodule(made.heads[0]).weight, head.weight), "drawn after all the others"
+    assert torch.nn.init.kaiming_uniform_(torch.zeros(3, 3)).any(), "whose functions are back in their places"
+
+
 def test_safetensors(saved, start_from, tmp_path) -> None:
     save_file({name: value.contiguous() for name, value in saved.items()}, tmp_path / "net.safetensors")
     assert_backbone(start_from(tmp_path / "net.safetensors").net, saved)

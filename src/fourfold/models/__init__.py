@@ -47,7 +47,8 @@ def create(
 ) -> TransferModel:
     """Build the network, give it a new head and prove with a real forward pass that the head decides the output.
 
-    Draws torch's global generator for the initial weights, the same amount in every call with the same arguments. Touches the
+    Draws torch's global generator for the initial weights, the same amount in every call with the same arguments: for the head,
+    and for what no weights are going to fill. Touches the
     network where pretrained weights have to be fetched.
 
     Args:
@@ -61,7 +62,8 @@ def create(
         ConfigError: an unknown name, weights that cannot be had or do not fit, or a network whose head cannot be replaced.
     """
     begin = weights.start(config, pretrained)
-    built = sources.build(config, None if isinstance(begin, Path) else begin, num_outputs, in_chans)
+    filled = isinstance(begin, Path) and not config.partial_weights
+    built = sources.build(config, None if isinstance(begin, Path) else begin, num_outputs, in_chans, filled)
     net = built.net
     if not built.channelled:
         stem.adapt(net, in_chans)

@@ -25,6 +25,10 @@ from fourfold.zoo import resolve_model_data_config, timm
 IMAGENET = Preprocessing(224, 256, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MICRO = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+DRAWING = (  # functions of torch.nn.init
+    "kaiming_normal_", "kaiming_uniform_", "normal_", "orthogonal_", "sparse_", "trunc_normal_", "uniform_", "xavier_normal_",
+    "xavier_uniform_",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Built:
     source_head: nn.Module | None = None  # what stood in the head's place, where the source has taken it out already
 
 
-def build(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def build(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool = False) -> Built:
     """Build the network that `config` names.
 
     Args:
         tag: the source's pretrained weights to start from ("default" is its choice); None for random weights.
+        filled: the caller fills all of it but its new head with weights, so none have to be drawn where that can be helped.
 
     Raises:
         ConfigError: an unknown name or tag, or weights that cannot be fetched.
@@ -57,10 +62,10 @@ def build(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int)
         "micro_resnet": _micro_resnet,
         "target": _target,
     }
-    return builders[config.source](config, tag, num_outputs, in_chans)
+    return builders[config.source](config, tag, num_outputs, in_chans, filled)
 
 
-def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     name = config.name
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -75,7 +80,7 @@ def _torchvision(config: ModelConfig, tag: str | None, num_outputs: int, in_chan
         # Their weights were trained on inputs in [-1, 1]. Random weights do not mind, and a checkpoint of a run on those
         # weights has to find the same network again.
         kwargs = {"transform_input": in_chans == 3} | ({} if weights else {"init_weights": True})
-    with _fetching(f"model.weights={tag} of {name}", "PyTorch's server"):
+    with _fetching(f"model.weights={tag} of {name}", "PyTorch's server"), _undrawn(filled or weights is not None):
         net = _called(torchvision.models.get_model, config, name, weights=weights, **kwargs)
     if name in WITH_AUXILIARY_HEADS:
         _drop_auxiliary_heads(net)
@@ -113,7 +118,7 @@ def _drop_auxiliary_heads(net: nn.Module) -> None:
             setattr(net, name, None)
 
 
-def _timm(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _timm(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     name, _, own_tag = config.name.partition(".")
     if not timm.is_model(name):
         elsewhere = " (model=torchvision has it)" if name in torchvision.models.list_models(module=torchvision.models) else ""
@@ -129,20 +134,21 @@ def _timm(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int)
         raise ConfigError(
             f"model.weights={chosen} is not one of {name}'s {', '.join(allowed)}, or the path of a file{nearest(chosen, tags)}"
         )
-    return _timm_built(f"{name}.{chosen}" if chosen else name, config, tag is not None, num_outputs, in_chans)
+    return _timm_built(f"{name}.{chosen}" if chosen else name, config, tag is not None, num_outputs, in_chans, filled)
 
 
-def _hf_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _hf_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     if tag not in (None, "default"):
         raise ConfigError(
             f"model.weights={tag}, but {config.name} on the Hugging Face Hub has one set of weights: "
             "choose default, null, or the path of a file"
         )
-    return _timm_built(f"hf-hub:{config.name}", config, tag is not None, num_outputs, in_chans)
+    return _timm_built(f"hf-hub:{config.name}", config, tag is not None, num_outputs, in_chans, filled)
 
 
-def _timm_built(name: str, config: ModelConfig, pretrained: bool, num_outputs: int, in_chans: int) -> Built:
-    with _fetching(f"the model {name}", constants.ENDPOINT), _hub_or_cache(pretrained or name.startswith("hf-hub:")):
+def _timm_built(name: str, config: ModelConfig, pretrained: bool, num_outputs: int, in_chans: int, filled: bool) -> Built:
+    asks = pretrained or name.startswith("hf-hub:")
+    with _fetching(f"the model {name}", constants.ENDPOINT), _hub_or_cache(asks), _undrawn(filled):
         net = _called(timm.create_model, config, name, pretrained=pretrained, in_chans=in_chans)
     if config.image_size is not None and hasattr(net, "set_input_size"):  # transformers, whose embedding depends on it
         net.set_input_size(img_size=(config.image_size, config.image_size))
@@ -161,7 +167,7 @@ def _full_name(net: nn.Module, name: str) -> str:
     return f"{name}.{tag}" if tag and "." not in name and ":" not in name else name
 
 
-def _torch_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _torch_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     repo = str(config.repo)
     local = Path(repo).expanduser().is_dir()
     # Hub entries take `pretrained` by convention; a named set of weights is torchvision's newer convention.
@@ -172,7 +178,7 @@ def _torch_hub(config: ModelConfig, tag: str | None, num_outputs: int, in_chans:
     return Built(net, IMAGENET, f"torch_hub {repo} {config.name} ({tag})" if tag else "random")
 
 
-def _micro_resnet(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _micro_resnet(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     if tag is not None:
         raise ConfigError(
             f"model.weights={tag}, but micro_resnet brings no weights: "
@@ -181,7 +187,7 @@ def _micro_resnet(config: ModelConfig, tag: str | None, num_outputs: int, in_cha
     return Built(_called(MicroResNet, config, num_outputs, in_chans), MICRO, "random", heads=("head",))
 
 
-def _target(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int) -> Built:
+def _target(config: ModelConfig, tag: str | None, num_outputs: int, in_chans: int, filled: bool) -> Built:
     """The user's builder, told what it has a parameter for: `num_classes` or `num_outputs`, `in_chans`, and `pretrained`."""
     builder: Any = resolve(str(config._target_))
     offered = {"num_classes": num_outputs, "num_outputs": num_outputs, "in_chans": in_chans, "pretrained": tag is not None}
@@ -209,6 +215,19 @@ def _called(builder: Callable[..., Any], config: ModelConfig, *args: Any, **kwar
             f"{config.name} cannot be built with model.kwargs={config.kwargs} and model.image_size={config.image_size} "
             f"({error}): correct them, or leave them at their defaults"
         ) from error
+
+
+@contextmanager
+def _undrawn(skip: bool) -> Iterator[None]:
+    """Draw no initial weights: a network that is filled afterwards does not need them, and they take most of building it."""
+    drawing = {name: getattr(nn.init, name) for name in DRAWING if skip}
+    for name in drawing:
+        setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    try:
+        yield
+    finally:
+        for name, function in drawing.items():
+            setattr(nn.init, name, function)
 
 
 @contextmanager
