@@ -6,12 +6,13 @@
 #   make test-postgres     a study in a PostgreSQL
 #   make test-slurm        a study on a Slurm of one node
 #   make test-ray          a study on a local Ray
+#   make test-gpu          what holds on a GPU; skipped where there is none
 #   make test-kills        kill real sweeps 30 times, on a journal, sqlite and PostgreSQL: ten minutes
 #   make bench             bench-loop, -peers, -scaling, -sweep and -heads: an hour or more
 #   make bench-loop        full fine-tuning against bare loops
 #   make bench-peers       Fourfold beside Lightning, Hugging Face Trainer, fastai and Keras (installed into .venv/peers)
 #   make bench-scaling     cost and memory for 100 to 10,000 images, and 1 to 64 runs
-#   make bench-gpu         images per second on a GPU; skipped where there is none
+#   make bench-gpu         fine-tuning, and what is frozen, on a GPU; skipped where there is none
 #   make bench-sweep       what a sweep costs beside its runs, per trial
 #   make bench-heads       what a sweep of heads on one frozen backbone costs, beside the least that it could: ten minutes
 #   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
@@ -25,7 +26,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-kills test-exhaustive test-slow clean
+.PHONY: study test test-hydra-next test-postgres test-slurm test-ray test-gpu test-kills test-exhaustive test-slow clean
 .PHONY: bench bench-loop bench-peers bench-scaling bench-gpu bench-sweep bench-heads bench-pruning
 .DELETE_ON_ERROR:
 
@@ -41,6 +42,9 @@ test: $(VENV)/.test
 
 test-exhaustive: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m exhaustive
+
+test-gpu: $(VENV)/.test
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
 
 test-slow: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -11,10 +11,26 @@ import numpy as np
 import pytest
 import torch
 
+from fourfold import ranks
+from fourfold.config import ConfigError
 from fourfold.run import run
 from two_processes import REFUSED, WORDS, configured
 
 Weights = dict[str, torch.Tensor]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "rank", "told"),
+    [
+        (1, 1, "torchrun has started 2 processes or more on a machine with 1 GPU: start --nproc-per-node=1, or"),
+        (2, 2, "on a machine with 2 GPUs: start --nproc-per-node=2, or choose trainer.device=cpu"),
+        (0, 0, "trainer.device=cuda, but PyTorch sees no GPU on this machine: choose trainer.device=auto or cpu"),
+    ],
+)
+def test_a_gpu_that_is_not_there(gpus: int, rank: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ConfigError, match=told):
+        ranks._device("cuda", rank)
 
 
 def free_ports(number: int) -> list[int]:
