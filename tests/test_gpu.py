@@ -170,6 +170,8 @@ def test_a_run_whose_batches_are_too_large_goes_on_with_smaller_ones(weights: Pa
     assert result["status"] == "finished"
     assert result["accumulate"] > 1
     assert result["memory_retries"] >= 1
+    small = run(config(weights, tmp_path, "freeze=classifier_only", "trainer.epochs=1"), tmp_path / "small")
+    assert small["peak_memory_bytes"] < result["peak_memory_bytes"] / 2
 
 
 @pytest.mark.parametrize(

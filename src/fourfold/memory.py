@@ -1,7 +1,9 @@
-"""How many images a run holds in memory at once: fewer after it has run out of memory, remembered in the run's folder."""
+"""What a run holds in memory: its peak, and how many images at once, fewer after it has run out of memory."""
 
 import gc
 import logging
+import resource
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +102,20 @@ def watched(world: int, *, training: bool) -> Iterator[None]:
                 "give a larger trainer.accumulate or a smaller trainer.eval_batch_size yourself"
             ) from error
         raise OutOfMemory(_first_line(error), training=training) from error
+
+
+def measure_peak(device: torch.device) -> None:
+    """Begin to measure `peak` on a GPU: runs that a process has had before may have taken more."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> int:
+    """Bytes that were held at once at most: by the GPU's allocator since `measure_peak`; without a GPU by the whole process,
+    which keeps what earlier runs have freed. Runs that train their heads together have one peak."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def release(error: BaseException) -> None:

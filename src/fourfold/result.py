@@ -1,7 +1,5 @@
 """The record of a finished run, which every table, report and tracker is made from."""
 
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +10,7 @@ from fourfold import exact
 from fourfold.assembly import Parts
 from fourfold.config import RunConfig
 from fourfold.drift import Change
-from fourfold.memory import Portion
+from fourfold.memory import Portion, peak
 from fourfold.provenance import git_revision, versions
 
 
@@ -53,7 +51,7 @@ def describe(
         "seconds_per_epoch": state.seconds / state.epoch,
         "params": parameters(parts),
         "frontier": parts.stored.split.name if parts.stored is not None else None,
-        "peak_memory_bytes": _peak_memory(parts.ranks.device),
+        "peak_memory_bytes": peak(parts.ranks.device),
         **asdict(portion),
         "precision": parts.config.trainer.precision,
         "channels_last": parts.config.trainer.channels_last,
@@ -91,14 +89,6 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
     values |= {f"best/val_{name}": value for name, value in result["metrics"]["val"].items()}
     values |= {f"params/{name}": value for name, value in result["params"].items()}
     return values | {"best/epoch": result["best_epoch"], "train/seconds": result["seconds"], "run_id": result["run_id"]}
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or the whole process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _device_name(device: torch.device) -> str:

@@ -19,7 +19,7 @@ from fourfold.config import RunConfig
 from fourfold.files import append_jsonl, lock, read_json, read_jsonl, replacing, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
 from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
-from fourfold.memory import OutOfMemory, Portion, release, watched
+from fourfold.memory import OutOfMemory, Portion, measure_peak, release, watched
 from fourfold.mistakes import Answers
 from fourfold.profiler import profiling
 from fourfold.ranks import Ranks, joined
@@ -162,6 +162,7 @@ def _told(error: OutOfMemory, portion: Portion, config: RunConfig) -> str:
 def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
     config, folder, trial, ranks = given.config, given.folder, given.trial, given.ranks
     seed_everything(config.seed, config.trainer.deterministic)
+    measure_peak(ranks.device)
     parts = assemble(portion.into(config), folder, ranks, given.shared)
     state = parts.state
     if ranks.first:
