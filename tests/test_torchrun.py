@@ -24,13 +24,19 @@ Weights = dict[str, torch.Tensor]
     [
         (1, 1, "torchrun has started 2 processes or more on a machine with 1 GPU: start --nproc-per-node=1, or"),
         (2, 2, "on a machine with 2 GPUs: start --nproc-per-node=2, or choose trainer.device=cpu"),
-        (0, 0, "trainer.device=cuda, but PyTorch sees no GPU on this machine: choose trainer.device=auto or cpu"),
+        (0, 0, "trainer.device=cuda, but PyTorch sees no such GPU here: choose trainer.device=auto or cpu"),
     ],
 )
 def test_a_gpu_that_is_not_there(gpus: int, rank: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ConfigError, match=told):
         ranks._device("cuda", rank)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")
+def test_an_apple_gpu_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.device=mps, but .* choose trainer.device=auto or cpu"):
+        ranks._device("mps", 0)
 
 
 def free_ports(number: int) -> list[int]:

@@ -103,14 +103,16 @@ def _device(name: str, local_rank: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cpu":
         allocator.keep_freed()
-    if name != "cuda":
-        return torch.device(name)
-    if local_rank >= (there := torch.cuda.device_count()):
+        return torch.device("cpu")
+    there = torch.cuda.device_count() if name == "cuda" else int(torch.backends.mps.is_available())
+    if not there:
+        raise ConfigError(f"trainer.device={name}, but PyTorch sees no such GPU here: choose trainer.device=auto or cpu")
+    if name == "mps":
+        return torch.device("mps")
+    if local_rank >= there:
         raise ConfigError(
             f"torchrun has started {local_rank + 1} processes or more on a machine with {there} GPU{'s' * (there > 1)}: "
             f"start --nproc-per-node={there}, or choose trainer.device=cpu"
-            if there
-            else "trainer.device=cuda, but PyTorch sees no GPU on this machine: choose trainer.device=auto or cpu"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
