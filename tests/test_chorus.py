@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from fourfold import batched
+from fourfold import batched, models
 from fourfold.chorus import Chorus
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
@@ -23,6 +23,7 @@ from fourfold.files import read_json, read_jsonl
 from fourfold.loop import NonFiniteLoss
 from fourfold.models import weights as weights_of
 from fourfold.run import run
+from fourfold.seeding import seed_everything
 from fourfold.stock import Stock
 from fourfold.study.ledger import kept
 from fourfold.trial import NoTrial, Pruned
@@ -111,6 +112,26 @@ def test_a_head_among_others_is_the_head_alone(
         assert close(mine, expected)
         assert mine[1]["proof"] == expected[1]["proof"]
     assert {len(read_jsonl(folder / "metrics.jsonl")) for folder in runs} > {5}, "one of them has stopped early"
+
+
+def test_the_head_is_proven_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every seed has the network and the numbers that it would have had alone."""
+    asked = compose([*TINY, "model=resnet18", "model.weights=null", "model.image_size=32", "freeze=from_scratch"])
+    torch.save(models.create(asked.model, 3).net.state_dict(), tmp_path / "start.pt")
+    words = ("model=resnet18", "model.image_size=32", f"model.weights={tmp_path}/start.pt")
+    proven: list[tuple[str, ...]] = []
+    prove = models.heads.prove
+    monkeypatch.setattr(models.heads, "prove", lambda net, names, *given: proven.append(names) or prove(net, names, *given))
+    shared = Stock()
+    for seed in (0, 1):
+        config = compose([*TINY, *words, f"seed={seed}"])
+        seed_everything(seed)
+        made, after = shared.model(config, 10, torch.device("cpu")).net.state_dict(), torch.rand(1)
+        seed_everything(seed)
+        alone = models.create(config.model, 10, in_chans=config.dataset.in_chans).net.state_dict()
+        assert all(torch.equal(made[name], alone[name]) for name in alone)
+        assert torch.equal(torch.rand(1), after)
+    assert proven == [("fc",)] * 3, "of the stock's first, and of the two alone"
 
 
 class Prunes(NoTrial):

@@ -47,10 +47,12 @@ class Stock:
             self.known.forget()
         seeds = _recent(self._models, key, KEPT)
         if config.seed not in seeds:
-            made = models.create(config.model, num_outputs, in_chans=config.dataset.in_chans)
+            first = next(iter(seeds.values()))[0] if seeds else None
+            proven = None if first is None else first.heads
+            made = models.create(config.model, num_outputs, in_chans=config.dataset.in_chans, proven=proven)
             made.net.to(device)
-            if seeds:
-                _join(made, next(iter(seeds.values()))[0])
+            if first is not None:
+                _join(made, first)
             self.fingerprints.forget()  # the tensors that were just let go may have left their places to others
             seeds[config.seed] = (made, rng_state())
             while len(seeds) > SEEDS:

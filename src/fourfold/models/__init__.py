@@ -43,7 +43,13 @@ class TransferModel:
 
 
 def create(
-    config: ModelConfig, num_outputs: int, *, in_chans: int = 3, pretrained: bool = True, source_head: bool = False
+    config: ModelConfig,
+    num_outputs: int,
+    *,
+    in_chans: int = 3,
+    pretrained: bool = True,
+    source_head: bool = False,
+    proven: tuple[str, ...] | None = None,
 ) -> TransferModel:
     """Build the network, give it a new head and prove with a real forward pass that the head decides the output.
 
@@ -57,6 +63,8 @@ def create(
         pretrained: false gives random weights, whatever `config.weights` says.
         source_head: keep the layer that the weights were trained with in the head's place, where there is one and only one; of
             random weights, one like it.
+        proven: the heads that this function has found and proven with the same arguments in this process, which differs in
+            nothing but random numbers.
 
     Raises:
         ConfigError: an unknown name, weights that cannot be had or do not fit, or a network whose head cannot be replaced.
@@ -70,16 +78,14 @@ def create(
     prepared = preprocessing.override(built.preprocessing, config, in_chans)
     images = dummy_images(net, in_chans, prepared.size)
     before = dict(net.named_modules())
-    if built.heads:
-        names = built.heads
-    elif built.sized:
-        names = (heads.find(net, images),)
-    else:
-        names = heads.replace(net, num_outputs, images)
+    names = built.heads or proven or (heads.find(net, images),)
+    if not (built.heads or built.sized):
+        heads.replace(net, names[0], num_outputs)
     report = WeightsReport(built.origin)
     if isinstance(begin, Path):
         report = weights.load(net, begin, names, config.partial_weights)
-    heads.prove(net, names, num_outputs, images)
+    if names != proven:
+        heads.prove(net, names, num_outputs, images)
     kept = _source_head(net, names, begin, built.source_head or before[names[0]]) if source_head else None
     return TransferModel(net, names, blocks.split(net, names), prepared, report, source_head=kept)
 

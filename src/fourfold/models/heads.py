@@ -27,15 +27,10 @@ def find(net: nn.Module, images: Tensor) -> str:
     return called[-1]
 
 
-def replace(net: nn.Module, num_outputs: int, images: Tensor) -> tuple[str, ...]:
-    """Put a new layer of `num_outputs` in the place of the head. Changes `net` and draws torch's global generator.
-
-    Returns:
-        The names of the new heads. `prove` says whether they are used.
-    """
-    name = find(net, images)
+def replace(net: nn.Module, name: str, num_outputs: int) -> None:
+    """Put a new layer of `num_outputs` in the head's place. Changes `net`, draws torch's global generator; `prove` says whether
+    the layer is used."""
     net.set_submodule(name, _resized(net.get_submodule(name), num_outputs))
-    return (name,)
 
 
 def prove(net: nn.Module, heads: tuple[str, ...], num_outputs: int, images: Tensor) -> None:
