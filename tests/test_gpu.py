@@ -1,9 +1,7 @@
 """On a GPU: no step waits for it, its memory may run out; cut, stacked, resumed and compiled runs agree but for rounding."""
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,13 @@ import torch
 from fourfold import batched, loop
 from fourfold import run as room
 from fourfold.activations import Near
-from fourfold.chorus import Chorus
 from fourfold.cli import command
 from fourfold.compose import compose
 from fourfold.config import RunConfig
 from fourfold.files import read_json, read_jsonl
 from fourfold.run import run
-from fourfold.stock import Stock
 from fourfold.trial import Pruned
+from test_chorus import together
 from test_run import Ends, record, same
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -104,7 +101,8 @@ def test_nothing_waits_for_the_gpu_while_many_heads_train(
             return step(stack, at)
 
     monkeypatch.setattr(batched._Stack, "step", quietly)
-    together({tmp_path / str(seed): config(weights, tmp_path, STRATEGIES[0], f"seed={seed}") for seed in range(2)})
+    outcomes = together({tmp_path / str(seed): config(weights, tmp_path, STRATEGIES[0], f"seed={seed}") for seed in range(2)})
+    assert [each["status"] for each in outcomes.values()] == ["finished"] * 2
     assert len(steps) >= 12
 
 
@@ -124,14 +122,6 @@ def test_rows_are_gathered_where_they_are_needed(weights: Path, tmp_path: Path, 
     run(config(weights, tmp_path, STRATEGIES[1]), tmp_path / "run")
     assert {len(near) for near in made} == {64, 328}  # of validation, and of both from then on
     assert all(near.take(np.array([3, 0]))[0].is_cuda for near in made)
-
-
-def together(runs: dict[Path, RunConfig]) -> None:
-    shared = Stock()
-    chorus = Chorus(
-        deque(partial(lambda folder: run(runs[folder], folder, drive=chorus, shared=shared), each) for each in runs)
-    )
-    chorus.begin()
 
 
 def test_heads_among_others_are_the_heads_alone(weights: Path, tmp_path: Path) -> None:
