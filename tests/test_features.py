@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import resnet18
 
 from fourfold import features
 from fourfold.activations import Near, NoRoom, Part, Store
@@ -68,6 +69,21 @@ def test_the_numbers_are_those_of_the_whole_network(words: tuple[str, ...], weig
     assert result["metrics"]["test"] == plain["metrics"]["test"]
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert (tmp_path / "cache/activations").exists()
+
+
+def test_the_frozen_prefix_pools_in_less_time_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    own = torch.mkldnn_max_pool2d
+    monkeypatch.setattr(torch, "mkldnn_max_pool2d", lambda *args: calls.append(args) or own(*args))
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18-0123abcd.pt")
+    words = ("model=resnet18", "model.image_size=32", "freeze=classifier_only", "trainer.epochs=1")
+    whole, plain, _ = trained(tmp_path / "whole", tmp_path / "resnet18-0123abcd.pt", *words, "cache.activations=off")
+    assert not calls
+    cached, result, _ = trained(tmp_path / "cached", tmp_path / "resnet18-0123abcd.pt", *words)
+    assert len(calls) == 2, "one batch of training images, and one of validation"
+    assert cached == whole
+    assert result["metrics"]["test"] == plain["metrics"]["test"]
 
 
 def test_the_frontier_follows_the_phases(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

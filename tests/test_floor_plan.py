@@ -20,6 +20,7 @@ GROUND = {"allocator", "config", "imports", "scores", "zoo"}
 FACTS = {
     "advice",
     "checks",
+    "entries",
     "estimate",
     "files",
     "groups",

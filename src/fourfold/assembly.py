@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -65,6 +66,7 @@ class Parts:
     state: State
     compiled: pace.Compiled | None
     start: dict[str, Tensor]  # what may change, as it was before training
+    unmoved: frozenset[str]  # what stays frozen from the first epoch to the last, which no checkpoint needs to hold
     unlabelled: int = 0  # images without labels that take part
     shared: Stock | None = None  # with other runs of this process
     stored: features.Features | None = None  # stored activations of the present phase
@@ -74,8 +76,9 @@ class Parts:
     @property
     def validated(self) -> nn.Module:
         """The network that is validated and kept, the averaged one where there is one; as `val` needs it."""
-        net = self.net if self.ema is None else self.ema.module
-        return net if self.stored is None else self.stored.split.suffix_of(net)
+        if self.ema is None:
+            return self.net if self.stored is None else self.stored.split.suffix
+        return self.ema.module if self.stored is None else self.stored.split.suffix_of(self.ema.module)
 
     def done(self) -> bool:
         """Whether there is no epoch left, or early stopping has waited long enough."""
@@ -153,7 +156,9 @@ class Parts:
             due: False: a best one may wait in memory for the next that is.
         """
         if self.ranks.first:
-            now = checkpoint.content_of(self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved)
+            now = checkpoint.content_of(
+                self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved, self._moving_part
+            )
             if best:
                 self.best = now if due else checkpoint.copy_of(now)
             if due:
@@ -163,9 +168,10 @@ class Parts:
             self.ranks.wait()
 
     @cached_property
-    def unmoved(self) -> tuple[str, ...]:
-        """Names of what stays frozen from the first epoch to the last, which no checkpoint needs to hold."""
-        return freeze.frozen_names(self.net) if len(self.plan.phases) == 1 else ()
+    def _moving_part(self) -> str:
+        """The module in which all is that may move."""
+        owners = [name.rpartition(".")[0].replace(".", "/") for name in self.net.state_dict() if name not in self.unmoved]
+        return posixpath.commonpath(owners or [""]).replace("/", ".")
 
     def begin_to_move(self) -> None:
         """Something is going to be trained: no fingerprint that was taken before says what is frozen afterwards."""
@@ -190,7 +196,7 @@ class Parts:
         rows = features.of_test(self.stored, self.config, self.model, self.splits, images, self.kit, self.fingerprint)
         if rows is None:
             return self.net, images, images
-        return self.stored.split.suffix_of(self.net), _over(rows, images), images
+        return self.stored.split.suffix, _over(rows, images), images
 
 
 def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None = None) -> Parts:
@@ -225,16 +231,17 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
     if shared is not None:
         own(net)
+    unmoved = frozenset(freeze.frozen_names(net) if len(plan.phases) == 1 else ())
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)
     # of the weights that the run starts from, so before a checkpoint is put back; after the average, which must not listen
     kit = replace(kit, penalty=terms.create(config, model, train, unlabelled, kit))
-    start = drift.snapshot(net, plan.learned)
+    start = drift.snapshot(net, plan.learned, unmoved)
     if saved is not None:
         if len(plan.phases) == 1:
             _refuse_others(net, state, folder)
-        checkpoint.restore(saved, net, optimizer, kit.scaler, ema, freeze.frozen_names(net) if len(plan.phases) == 1 else ())
+        checkpoint.restore(saved, net, optimizer, kit.scaler, ema, unmoved)
         log.info("going on from epoch %d, step %d of %s", state.epoch, state.step, folder)
     compiled = pace.Compiled(net) if config.trainer.compile else None
     return Parts(
@@ -258,6 +265,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         state=state,
         compiled=compiled,
         start=start,
+        unmoved=unmoved,
         shared=shared,
     )
 

@@ -95,14 +95,17 @@ class _Stack:
         stored = [parts.stored for parts in self.members]
         self.heads = [head_of(parts) for parts in self.members]
         self.sets = [each.train for each in stored if each is not None and each.train is not None]
-        self.orders = [parts.train.order(parts.state.epoch) for parts in self.members]
+        orders = [(parts.train.order(parts.state.epoch), parts.state.epoch) for parts in self.members]
+        self.places = np.stack([each.places(*order) for each, order in zip(self.sets, orders, strict=True)])  # [K, images]
         self.weight = torch.stack([head.weight.detach() for head in self.heads])
         self.bias = None if self.heads[0].bias is None else torch.stack([head.bias.detach() for head in self.heads])
         self.device = self.weight.device
-        for k, head in enumerate(self.heads):  # the optimizers of the runs now change the stack
-            head.weight.data = self.weight[k]
-            if self.bias is not None:
-                head.bias.data = self.bias[k]
+        targets = torch.stack([each.labels[order] for each, (order, _) in zip(self.sets, orders, strict=True)])
+        self.targets = targets.to(self.device, non_blocking=True)  # [K, images, ...]
+        self.learning = [[*head.parameters()] for head in self.heads]  # its weight, and its bias if it has one
+        for k, parameters in enumerate(self.learning):  # the optimizers of the runs now change the stack
+            for parameter, stack in zip(parameters, (self.weight, self.bias), strict=False):
+                parameter.data = stack[k]
         self.optimizers = _joined([parts.optimizer for parts in self.members])
         losses: dict[Hashable, list[int]] = {}
         for k, parts in enumerate(self.members):
@@ -116,9 +119,7 @@ class _Stack:
 
     def step(self, step: int) -> Tensor:
         """One optimizer step of every head; returns the mean loss of each over its images, [K], on the device."""
-        size = self.members[0].train.batch_size
-        chosen = [order[step * size : (step + 1) * size] for order in self.orders]
-        inputs, targets = self._read(chosen)  # [K, N, D], [K, N, ...]
+        inputs, targets = self._read(step)  # [K, N, D], [K, N, ...]
         images = inputs.shape[1]
         kit = self.members[0].kit
         factors = (inputs, self.weight) if kit.autocast is None else (inputs.to(kit.autocast), self.weight.to(kit.autocast))
@@ -138,15 +139,15 @@ class _Stack:
         (gradient,) = torch.autograd.grad(total, outputs)  # [K, N, C]
         by_weight = torch.bmm(gradient.mT, rows).to(self.weight.dtype)  # [K, C, D]
         by_bias = gradient.sum(1).to(self.weight.dtype)  # [K, C]
-        for k, (parts, head) in enumerate(zip(self.members, self.heads, strict=True)):
+        gradients = zip(by_weight.unbind(), by_bias.unbind(), strict=True)
+        for k, (parts, parameters, its) in enumerate(zip(self.members, self.learning, gradients, strict=True)):
             if k in self.errors:
                 continue
             parts.set_rate(parts.state.step)
-            head.weight.grad = by_weight[k]
-            if head.bias is not None:
-                head.bias.grad = by_bias[k]
+            for parameter, each in zip(parameters, its, strict=False):
+                parameter.grad = each
             if parts.kit.clip_norm is not None:
-                nn.utils.clip_grad_norm_(head.parameters(), parts.kit.clip_norm)
+                nn.utils.clip_grad_norm_(parameters, parts.kit.clip_norm)
             parts.state.step += 1
             parts.state.step_in_epoch += 1
         for optimizer in self.optimizers:
@@ -177,23 +178,23 @@ class _Stack:
 
     def part(self) -> None:
         """Every head gets its weights for itself: a checkpoint of a part of a stack would hold all of it."""
-        for head in self.heads:
-            for parameter in head.parameters():
+        for parameters in self.learning:
+            for parameter in parameters:
                 parameter.data = parameter.data.clone()
                 parameter.grad = None
 
-    def _read(self, chosen: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
         """Rows [K, N, D] and targets [K, N, ...] of the images that each head sees now."""
-        epochs = [parts.state.epoch for parts in self.members]
-        places = [each.places(at, epoch) for each, at, epoch in zip(self.sets, chosen, epochs, strict=True)]
+        size = self.members[0].train.batch_size
+        now = slice(step * size, (step + 1) * size)
+        places, targets = self.places[:, now], self.targets[:, now]
         rows: list[Tensor] = []
         for start, stop in _runs_of(self.sets):  # neighbours that share a store are read at once
-            (some,) = taken(self.sets[start].store, np.concatenate(places[start:stop]), self.sets[start].dtypes)
+            (some,) = taken(self.sets[start].store, places[start:stop].ravel(), self.sets[start].dtypes)
             rows.append(some)
         inputs = rows[0] if len(rows) == 1 else torch.cat(rows)
-        targets = torch.stack([each.labels[at] for each, at in zip(self.sets, chosen, strict=True)])
         inputs = inputs.view(len(self.members), -1, inputs.shape[-1])
-        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        return inputs.to(self.device, non_blocking=True), targets
 
 
 def head_of(parts: Parts) -> Any:

@@ -24,15 +24,17 @@ def content_of(
     scaler: torch.amp.GradScaler,
     ema: ModelEmaV3 | None,
     frozen: Collection[str] = (),
+    part: str = "",
 ) -> dict[str, Any]:
     """A checkpoint, of the tensors as they are: the next step changes them.
 
     Args:
         frozen: Entries of the state dict that have never moved, and are left out: a new start of the run has them anyway.
+        part: A module in which all others are.
     """
     return {
-        "model": _but(net, frozen),
-        "ema": None if ema is None else _but(ema.module, frozen),
+        "model": _but(net, frozen, part),
+        "ema": None if ema is None else _but(ema.module, frozen, part),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "rng": rng_state(),
@@ -69,8 +71,9 @@ def save(folder: Path, content: dict[str, Any], best: dict[str, Any] | None) -> 
         _link(folder / "best.pt", path)
 
 
-def _but(net: nn.Module, left_out: Collection[str]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in net.state_dict().items() if name not in left_out}
+def _but(net: nn.Module, left_out: Collection[str], part: str) -> dict[str, torch.Tensor]:
+    state = net.get_submodule(part).state_dict(prefix=f"{part}." if part else "")
+    return {name: value for name, value in state.items() if name not in left_out}
 
 
 def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: Path | None = None) -> None:

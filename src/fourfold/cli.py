@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourfold import __version__, groups
+from fourfold import __version__, groups, imports
 from fourfold.config import ConfigError
 from fourfold.interrupts import like_ctrl_c
 from fourfold.task import RunFailed, one_line, say, task
@@ -38,6 +38,7 @@ def command(args: Sequence[str]) -> int:
     """
     asked = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here as they are, instead of into Hydra's own print-out
+    imports.begin()
     try:
         with like_ctrl_c():
             _dispatch(args)
@@ -51,6 +52,7 @@ def command(args: Sequence[str]) -> int:
         return FAILED if isinstance(error, RunFailed) else REFUSED
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
+        imports.end()
     return 0
 
 
@@ -340,6 +342,7 @@ def _judge(folders: Sequence[Path], max_failure_rate: float) -> None:
 def _finish(folders: Sequence[Path]) -> None:
     studies = [folder for folder in folders if any(folder.glob("*/result.json"))]
     if studies:
+        imports.begin()
         from fourfold import report
 
         for study in studies:

@@ -3,7 +3,7 @@
 Both hold the weights that a run ends with against those it began with, so what may change is copied once, at the start.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fourfold.entries import entries
 from fourfold.loop import Kit, autocast, ready
 
 if TYPE_CHECKING:
@@ -31,14 +32,10 @@ class Change:
     cka: float | None  # of its output before and after; 1: the same features but for rotation and scale; None: not measured
 
 
-def snapshot(net: nn.Module, learned: frozenset[str]) -> dict[str, Tensor]:
-    """Copies, on the CPU, of all that may change: the parameters that ever learn, and the buffers."""
-    parameters = {name for name, _ in net.named_parameters()}
-    return {
-        name: value.detach().to("cpu", copy=True)
-        for name, value in net.state_dict().items()
-        if name in learned or name not in parameters
-    }
+def snapshot(net: nn.Module, learned: Set[str], unmoved: Set[str] = frozenset()) -> dict[str, Tensor]:
+    """Copies, on the CPU, of all that may change: the parameters that ever learn, and the buffers but those that never do."""
+    moving = (each for each in entries(net) if each.name in learned or (each.is_buffer and each.name not in unmoved))
+    return {each.name: each.tensor.detach().to("cpu", copy=True) for each in moving}
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from fourfold.seeding import as_before, seed_everything
 from fourfold.stock import Stock
 
 NOWHERE = Path("no checkpoint")
-FEW = 16  # images with which a CPU warms up and validates, where time grows with them; a GPU gets all that it will hold at once
+FEW = 8  # images with which a CPU warms up and validates, where time grows with them; a GPU gets all that it will hold at once
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class _Timed:
     stored: bool  # on activations that have been stored
 
 
-def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None, stored: bool = False) -> Estimate:
+def dry_run(
+    config: RunConfig, *, steps: int = 2, threads: int | None = None, stored: bool = False, shared: Stock | None = None
+) -> Estimate:
     """Train the first steps of the first and of the last phase, and validate one batch or a part of it.
 
     Weights and device are the run's own, so the weights may be fetched. It leaves no file, tells no tracker and leaves the
@@ -46,6 +48,7 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None, st
         threads: Of torch, where the config leaves them open.
         stored: Reckon with the steps on stored activations where the run will store them. They are tried besides; by default
             every step is that of the whole network.
+        shared: What runs of this process have in common.
 
     Raises:
         Exception: whatever the run itself would raise so early.
@@ -57,7 +60,7 @@ def dry_run(config: RunConfig, *, steps: int = 2, threads: int | None = None, st
             torch.set_num_threads(wanted)
         seed_everything(config.seed, config.trainer.deterministic)
         # what is stored once per image is no step's cost, and must not be computed for a trial
-        parts = assemble(replace(config, cache=replace(config.cache, activations="off")), NOWHERE, ranks)
+        parts = assemble(replace(config, cache=replace(config.cache, activations="off")), NOWHERE, ranks, shared)
         first_step, phases = _train(parts, steps, config.cache if stored else parts.config.cache)
         return _estimate(parts, first_step, _evaluate(parts), *phases)
 

@@ -26,6 +26,7 @@ from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.identity import ROOT_IS_THE_DATA
 from fourfold.loop import Kit, autocast, ready
 from fourfold.models import TransferModel, frontier
+from fourfold.models.pooling import FastPooling
 from fourfold.provenance import versions
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ def _stored(
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
                 some = wanted[step * batches.batch_size :][: len(inputs)]
-                with autocast(kit):
+                with autocast(kit), FastPooling():
                     yield some, compute(ready(inputs, kit), some)
 
     def compute(inputs: Tensor, some: np.ndarray) -> Rows:

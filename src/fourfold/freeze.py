@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fourfold.config import ConfigError, FreezeConfig
+from fourfold.entries import entries
 from fourfold.state import Proof
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Plan:
 
     def phase_at(self, epoch: int) -> int:
         """Index of the phase that `epoch` belongs to."""
-        return max(i for i, phase in enumerate(self.phases) if phase.start <= epoch)
+        return next(i for i in range(len(self.phases) - 1, -1, -1) if self.phases[i].start <= epoch)
 
     @property
     def learned(self) -> frozenset[str]:
@@ -236,23 +237,20 @@ def _has_statistics(module: nn.Module) -> bool:
 
 def frozen_names(net: nn.Module) -> tuple[str, ...]:
     """State-dict names that may not change now: parameters that do not learn, and buffers of modules held in eval mode."""
-    held: set[str] = set()
+    held: dict[str, bool] = {}
     for name, module in net.named_modules():  # parents first
-        if "train" in module.__dict__ or name.rpartition(".")[0] in held or "" in held:
-            held.add(name)
-    state = net.state_dict().keys()
-    parameters = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-    buffers = [name for name, _ in net.named_buffers() if name in state and name.rpartition(".")[0] in held]
-    return tuple(sorted({*parameters, *buffers}))
+        held[name] = "train" in module.__dict__ or held.get(name.rpartition(".")[0], False)
+    frozen = (each for each in entries(net) if (held[each.owner] if each.is_buffer else not each.tensor.requires_grad))
+    return tuple(sorted(each.name for each in frozen))
 
 
 def fingerprint(net: nn.Module, names: Iterable[str]) -> str:
     """SHA-256 over the names and bytes of these entries of the state dict."""
     digest = hashlib.sha256()
-    state = net.state_dict()
+    state = {each.name: each.tensor for each in entries(net)}
     for name in sorted(names):
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -264,7 +262,7 @@ class Fingerprints:
 
     def __call__(self, net: nn.Module, names: Iterable[str]) -> str:
         """As `fingerprint`."""
-        state = net.state_dict()
+        state = {each.name: each.tensor for each in entries(net)}
         key = tuple((name, state[name].data_ptr()) for name in sorted(names))
         if key not in self._taken:
             self._taken[key] = fingerprint(net, names)

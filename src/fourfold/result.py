@@ -10,6 +10,7 @@ from fourfold import exact
 from fourfold.assembly import Parts
 from fourfold.config import RunConfig
 from fourfold.drift import Change
+from fourfold.entries import entries
 from fourfold.memory import Portion, peak
 from fourfold.provenance import git_revision, versions
 
@@ -75,10 +76,11 @@ def describe(
 
 def parameters(parts: Parts) -> dict[str, int]:
     """How many numbers the network has (`total`), how many of them ever learn (`trainable`), and how many its `head` has."""
-    sizes = {name: parameter.numel() for name, parameter in parts.net.named_parameters()}
+    sizes = {each.name: each.tensor.numel() for each in entries(parts.net) if not each.is_buffer}
+    learned = parts.plan.learned
     return {
         "total": sum(sizes.values()),
-        "trainable": sum(size for name, size in sizes.items() if name in parts.plan.learned),
+        "trainable": sum(size for name, size in sizes.items() if name in learned),
         "head": sum(sizes.values()) - sum(sizes[name] for block in parts.model.blocks for name in block.params),
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fourfold import checkpoint, drift, exact, freeze, identity, metrics, models
+from fourfold import checkpoint, drift, exact, freeze, identity, imports, metrics, models
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.batched import Trained
 from fourfold.config import RunConfig
@@ -69,6 +69,7 @@ def run(
         Stopped: the W&B page's Stop button has ended it, and only it. A checkpoint was written.
         KeyboardInterrupt: Ctrl-C or SIGTERM has ended the process. A checkpoint was written.
     """
+    imports.end()
     folder.mkdir(parents=True, exist_ok=True)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fourfold import data, features, freeze, models
 from fourfold.config import RunConfig
+from fourfold.entries import entries
 from fourfold.models import TransferModel
 from fourfold.seeding import rng_state, set_rng_state
 
@@ -42,7 +43,8 @@ class Stock:
 
     def model(self, config: RunConfig, num_outputs: int, device: torch.device) -> TransferModel:
         """As `models.create` on the device, after `seed_everything`: a network of its own around the tensors of the others."""
-        key = _key(config.model, num_outputs, config.dataset.in_chans, config.trainer.sync_batchnorm, str(device))
+        layout = str(config.trainer.channels_last)  # in which a run brings the tensors that it is lent
+        key = _key(config.model, num_outputs, config.dataset.in_chans, config.trainer.sync_batchnorm, str(device), layout)
         if key not in self._models and len(self._models) == KEPT:
             self.known.forget()
         seeds = _recent(self._models, key, KEPT)
@@ -76,13 +78,16 @@ class Stock:
 def own(net: nn.Module) -> None:
     """Give a network that was lent tensors of its own wherever something may change. Call it once it is frozen."""
     held = set(freeze.frozen_names(net))
-    for name, parameter in net.named_parameters():
-        if name not in held:
-            parameter.data = parameter.data.clone()
-    for owner, module in net.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if f"{owner}.{name}".lstrip(".") not in held:
-                setattr(module, name, buffer.clone())
+    for each in entries(net):
+        if each.name in held:
+            continue
+        if each.is_buffer:
+            each.module._buffers[each.key] = each.tensor.clone()
+        else:
+            each.tensor.data = each.tensor.data.clone()
+    for module in net.modules():  # which no state dict has
+        passing = ((key, module._buffers[key]) for key in module._non_persistent_buffers_set)
+        module._buffers.update({key: buffer.clone() for key, buffer in passing if buffer is not None})
 
 
 def _join(made: TransferModel, first: TransferModel) -> None:

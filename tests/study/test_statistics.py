@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from fourfold.study.statistics import (
+    RESAMPLES,
     bootstrap_interval,
     cohens_d,
     estimate,
@@ -138,6 +139,9 @@ def test_the_bootstrap_interval_is_that_of_all_resamples() -> None:
     low, high = np.quantile(means, [0.025, 0.975])
     assert bootstrap_interval(VALUES) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
     assert bootstrap_interval(VALUES) == bootstrap_interval(VALUES)
+    same = {"n_resamples": RESAMPLES, "method": "percentile", "rng": np.random.default_rng(0)}
+    drawn = stats.bootstrap((np.asarray(VALUES),), np.mean, **same)
+    assert bootstrap_interval(VALUES) == pytest.approx(drawn.confidence_interval, abs=1e-12)
     assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
     assert bootstrap_interval([0.5]) is None
 

@@ -48,7 +48,14 @@ Try = Callable[[RunConfig], Estimate | str]
 
 
 def preflight(
-    candidates: Sequence[Candidate], folder: Path, policy: str, *, others_run: bool, apart: bool, console: Console | None = None
+    candidates: Sequence[Candidate],
+    folder: Path,
+    policy: str,
+    *,
+    others_run: bool,
+    apart: bool,
+    console: Console | None = None,
+    **options: Any,
 ) -> None:
     """Try every candidate that is not known to run, and tell what cannot.
 
@@ -61,6 +68,7 @@ def preflight(
         others_run: Whether the study has runs beside these, so that it is worth its while though all of these are broken.
         apart: Try in another process: for a process that trains nothing itself and should stay small.
         console: By default standard output.
+        options: For `dry_run`.
 
     Raises:
         ConfigError: nothing can run, or something cannot and `policy` is `stop`.
@@ -74,7 +82,7 @@ def preflight(
             if outcome.failure is None or found_at >= began  # which another process found while this one waited
         }
         missing = [candidate for candidate in candidates if candidate.key not in known]
-        with trying(apart) as attempt:
+        with trying(apart, **options) as attempt:
             for candidate in missing:
                 known[candidate.key] = _outcome(candidate, attempt)
                 _write(folder, candidate.key, known[candidate.key])

@@ -50,11 +50,11 @@ def friedman(names: Sequence[str], scores: np.ndarray) -> Ranking | None:
     Friedman 1937 (doi:10.1080/01621459.1937.10503522), corrected for ties; Nemenyi 1963: q sqrt(k (k + 1) / (6 N)) with the
     upper quantile q of the studentized range of k groups and infinite degrees of freedom, divided by sqrt 2.
     """
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
-
     number, count = scores.shape if scores.ndim == 2 else (0, 0)
     if number < LEAST_PLACES or count < 3 or not np.isfinite(scores).all():
         return None
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range  # half a second
+
     means = rankdata(-scores, axis=1).mean(axis=0)
     told_apart = bool(np.ptp(scores, axis=1).any())
     chi_square, p = friedmanchisquare(*scores.T) if told_apart else (0.0, 1.0)

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.storages import BaseStorage
 
+from fourfold import imports
 from fourfold.checks import seconds
 from fourfold.compose import canonical, to_run_config
 from fourfold.config import RunConfig
@@ -50,6 +51,7 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     Raises:
         ConfigError: the sweep itself cannot be.
     """
+    imports.end()
     folder = Path(sweeper.config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "multirun.yaml", OmegaConf.to_yaml(sweeper.config))

@@ -39,6 +39,7 @@ def preflight(sweeper: "FourfoldSweeper", cells: Sequence[Cell], config: RunConf
         config.search.preflight,
         others_run=len(left) < len(cells),
         apart=not trains_here,
+        shared=sweeper.task.stock(sweeper.heads) if trains_here else None,
     )
 
 

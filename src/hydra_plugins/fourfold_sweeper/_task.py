@@ -28,6 +28,7 @@ from fourfold.study.storage import open_storage, persevere
 
 if TYPE_CHECKING:
     from fourfold.chorus import Chorus
+    from fourfold.stock import Stock
 
 TRIAL = "FOURFOLD_TRIAL"  # environment variable of a job: [study, trial id]
 
@@ -41,7 +42,7 @@ class TrialTask:
         self._task = task
         self._open: tuple[tuple[int, str, str], BaseStorage] | None = None
         self.chorus: Chorus | None = None  # in which the runs are told that begin now
-        self._stock: Any = None  # a fourfold.stock.Stock: what these have in common
+        self._stock: Stock | None = None
 
     def __reduce__(self) -> tuple[type["TrialTask"], tuple[Any]]:
         return TrialTask, (self._task,)
@@ -57,15 +58,20 @@ class TrialTask:
             self._open = key, open_storage(kind, folder)
         return self._open[1]
 
+    def stock(self, heads: int) -> "Stock | None":
+        """What runs of this process have in common, where their heads may be trained together."""
+        if self._stock is None and heads != 1:
+            from fourfold.stock import Stock
+
+            self._stock = Stock()
+        return self._stock
+
     def _company(self, config: RunConfig, heads: int) -> dict[str, Any]:
         """What a run that trains nothing but a head is given beside its configuration."""
-        from fourfold.stock import Stock
-
-        if heads == 1 or not Stock.serves(config):
+        stock = self.stock(heads)
+        if stock is None or not stock.serves(config):
             return {}
-        if self._stock is None:
-            self._stock = Stock()
-        return {"shared": self._stock, **({} if self.chorus is None else {"drive": self.chorus})}
+        return {"shared": stock, **({} if self.chorus is None else {"drive": self.chorus})}
 
     def __call__(self, cfg: DictConfig) -> Any:
         if TRIAL not in os.environ:

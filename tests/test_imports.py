@@ -1,0 +1,46 @@
+"""While modules are loaded, garbage is looked for seldom; afterwards as before, but not among what they have left."""
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from fourfold import imports
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def test_the_collector_is_afterwards_what_it_was() -> None:
+    gc.set_threshold(123, 4, 5)
+    imports.end()
+    assert gc.get_threshold() == (123, 4, 5)
+    for _ in range(2):  # a command within a command
+        imports.begin()
+    assert gc.get_threshold()[0] > 123
+    assert gc.isenabled()
+    imports.end()
+    assert gc.get_threshold() == (123, 4, 5)
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    imports.end()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("words", [["--version"], ["nonsense=1"], ["report"]])
+def test_a_command_leaves_it_as_it_was(words: list[str]) -> None:
+    code = (
+        "import gc, json, sys; before = gc.get_threshold(); from fourfold.cli import command; command(sys.argv[1:]); "
+        "print(json.dumps([before, gc.get_threshold()]))"
+    )
+    told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+    before, after = json.loads(told.splitlines()[-1])
+    assert before == after
