@@ -97,7 +97,7 @@ def test_the_frontier_follows_the_phases(weights: Path, tmp_path: Path, caplog: 
 def test_runs_share_what_is_stored(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
     fill = Store.fill
-    monkeypatch.setattr(Store, "fill", lambda self, *given: computed.append(fill(self, *given)) or computed[-1])
+    monkeypatch.setattr(Store, "fill", lambda *given, **named: computed.append(fill(*given, **named)) or computed[-1])
     trained(tmp_path / "a", weights, "freeze=classifier_only")
     trained(tmp_path / "b", weights, "freeze=classifier_only", "optimizer.lr=0.5", "trainer.loss.label_smoothing=0.1")
     assert computed == [20, 30, 0]  # validation, training into the same store; of the second run nothing

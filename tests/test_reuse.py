@@ -2,15 +2,25 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import torchvision
+from torch import nn
 
+from fourfold import freeze
+from fourfold.assembly import assemble
 from fourfold.compose import compose
 from fourfold.data.sources import open_source
 from fourfold.files import read_json, read_jsonl
+from fourfold.models import TransferModel
+from fourfold.ranks import Ranks
 from fourfold.run import run
+from fourfold.seeding import seed_everything
+from fourfold.stock import Stock
 
 SMALL = [
     "dataset=digits", "dataset.shots=2", "dataset.val_size=20", "dataset.test_size=20", "model=micro_resnet",
@@ -51,3 +61,73 @@ def test_a_run_after_others_is_bit_for_bit_the_run_alone_in_a_fresh_process(tmp_
 def test_the_images_of_a_dataset_are_made_once(tmp_path: Path) -> None:
     first, second = (compose([*SMALL, f"seed={seed}"]).dataset for seed in (0, 1))
     assert open_source(first, 0).train.images is open_source(second, 1).train.images
+
+
+def lent(config: Any, stock: Stock, seed: int = 0) -> Any:
+    seed_everything(seed)
+    return assemble(replace(config, seed=seed), Path("no checkpoint"), Ranks(0, 1, torch.device("cpu")), stock)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18-0123abcd.pt")
+    return f"model.weights={tmp_path}/resnet18-0123abcd.pt"
+
+
+def test_runs_of_heads_share_the_modules_that_stay_as_they_are(start: str) -> None:
+    config = compose([*SMALL, start, "model=resnet18", "model.image_size=32", "freeze=classifier_only"])
+    stock = Stock()
+    first, second, third, other = (lent(config, stock, seed).net for seed in (0, 0, 0, 1))
+    assert first.layer1 is not second.layer1, "nobody knew yet what stays"
+    assert second.layer1 is third.layer1 is not other.layer1
+    assert second.layer1[0].conv1 is third.layer1[0].conv1
+    assert second.fc is not third.fc
+    assert second.fc.weight.data_ptr() != third.fc.weight.data_ptr()
+    assert torch.equal(second.fc.weight, third.fc.weight)
+    assert not torch.equal(second.fc.weight, other.fc.weight)
+    third.fc.train()
+    third.train()
+    assert not any(module.training for name, module in second.named_modules() if name.startswith("layer"))
+
+
+def test_who_listens_inside_its_network_has_modules_of_its_own(start: str) -> None:
+    words = [*SMALL, start, "model=resnet18", "model.image_size=32", "freeze=classifier_only"]
+    watched = ["logger=wandb", "logger.wandb.mode=offline", "logger.wandb.watch=true"]
+    stock = Stock()
+    for _ in range(2):
+        lent(compose(words), stock)
+    plain, listening = lent(compose(words), stock).net, lent(compose([*words, *watched]), stock).net
+    assert plain.layer1 is not listening.layer1
+    assert plain.conv1.weight is listening.conv1.weight
+
+
+class Statistics(nn.Module):
+    """A network in which something moves though only its head learns, and one that is not of a known library."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4), nn.ReLU())
+        self.mine = Mine()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.head = nn.Sequential(nn.BatchNorm1d(8, affine=False), nn.Linear(8, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.flat(self.pool(self.mine(self.first(images)))))
+
+
+class Mine(nn.Identity):
+    pass
+
+
+def test_what_moves_or_is_not_known_is_not_shared() -> None:
+    net = Statistics()
+    model = TransferModel(net, ("head.1",), (), None, None)  # type: ignore[arg-type]
+    freeze.apply(net, freeze.Phase(0, frozenset({"head.1.weight", "head.1.bias"})), "follow")
+    config = compose([*SMALL, "freeze=classifier_only"])
+    stock = Stock()
+    before = net.head[0].running_mean
+    stock.own(config, model)
+    assert net.head[0].running_mean is not before
+    assert set(*stock._still.values()) == {"first", "pool", "flat"}

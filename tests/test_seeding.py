@@ -25,8 +25,8 @@ def test_the_same_seed_draws_the_same_numbers() -> None:
 def test_the_state_survives_a_file_read_without_pickle(tmp_path: Path) -> None:
     seeding.seed_everything(3)
     draw()
-    torch.save(seeding.rng_state(), tmp_path / "rng.pt")
+    torch.save(seeding.in_tensors(seeding.rng_state()), tmp_path / "rng.pt")
     expected = [draw() for _ in range(3)]
     seeding.seed_everything(9)
-    seeding.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    seeding.set_rng_state(seeding.of_tensors(torch.load(tmp_path / "rng.pt", weights_only=True)))
     assert [draw() for _ in range(3)] == expected

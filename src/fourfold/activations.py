@@ -71,12 +71,13 @@ class Store:
         self._rows: np.ndarray = np.empty((0, self.row_bytes), np.uint8)
         self._load()
 
-    def fill(self, keys: np.ndarray, produce: Produce) -> int:
+    def fill(self, keys: np.ndarray, produce: Produce, *, check: bool = True) -> int:
         """Compute the rows that are missing, one process at a time; the others wait, and find them done.
 
         Args:
             keys: int64 [N], each stands for one image (and view).
             produce: Gives the activations of keys.
+            check: Compare a few rows that are there with fresh ones; once in a process is enough.
 
         Returns:
             How many rows this call has computed.
@@ -85,7 +86,7 @@ class Store:
             NoRoom: they would not fit.
             Stale: rows that are there differ from what `produce` gives for them.
         """
-        if len(self._missing(keys)) < len(set(keys.tolist())):
+        if check and len(self._missing(keys)) < len(set(keys.tolist())):
             self._check(keys, produce)
         computed = 0
         if len(self._missing(keys)):

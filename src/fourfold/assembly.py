@@ -36,7 +36,7 @@ from fourfold.metrics import MetricCollection
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
-from fourfold.stock import Stock, own
+from fourfold.stock import Stock
 from fourfold.zoo import ModelEmaV3
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Parts:
         """
         if self.ranks.first:
             now = checkpoint.content_of(
-                self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved, self._moving_part
+                self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved, self._moving_part, self.apart
             )
             if best:
                 self.best = now if due else checkpoint.copy_of(now)
@@ -166,6 +166,15 @@ class Parts:
                 self.best = None
         if due:
             self.ranks.wait()
+
+    @property
+    def apart(self) -> str | None:
+        """Where the runs of a study keep the frozen network whose heads they train, as a path from their folders; None where
+        each keeps it in its checkpoint."""
+        whole = self.config.logger.wandb.log_model  # since it is uploaded
+        if self.shared is None or whole or not self.unmoved:
+            return None
+        return f"../frozen/{self.state.proofs[-1].before[:24]}.pt"
 
     @cached_property
     def _moving_part(self) -> str:
@@ -230,7 +239,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
     if shared is not None:
-        own(net)
+        shared.own(config, model)
     unmoved = frozenset(freeze.frozen_names(net) if len(plan.phases) == 1 else ())
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
     decay = config.trainer.ema_decay
@@ -258,7 +267,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         val=val,
         steps=min(len(train), config.trainer.limit_train_batches or len(train)),
         kit=kit,
-        measures=metrics.create(splits.task, splits.num_outputs).to(ranks.device),
+        measures=_measures(splits, ranks, shared),
         monitor=_monitor(config, splits.task),
         optimizer=optimizer,
         ema=ema,
@@ -293,6 +302,12 @@ def _splits(config: RunConfig, model: models.TransferModel, shared: Stock | None
     kept = (keep, Path(config.paths.cache))
     load = partial(data.load_splits, config.dataset, config.transform, model.preprocessing, config.seed, *kept)
     return load() if shared is None else shared.splits(config, load)
+
+
+def _measures(splits: data.Splits, ranks: Ranks, shared: Stock | None) -> MetricCollection:
+    if shared is not None:
+        return shared.measures(splits.task, splits.num_outputs, ranks.device)
+    return metrics.create(splits.task, splits.num_outputs).to(ranks.device)
 
 
 def _refuse_others(net: nn.Module, state: State, folder: Path) -> None:

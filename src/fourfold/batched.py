@@ -105,6 +105,7 @@ class _Stack:
         self.learning = [[*head.parameters()] for head in self.heads]  # its weight, and its bias if it has one
         for k, parameters in enumerate(self.learning):  # the optimizers of the runs now change the stack
             for parameter, stack in zip(parameters, (self.weight, self.bias), strict=False):
+                assert stack is not None
                 parameter.data = stack[k]
         self.optimizers = _joined([parts.optimizer for parts in self.members])
         losses: dict[Hashable, list[int]] = {}

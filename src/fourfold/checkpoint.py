@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fourfold.files import replacing
-from fourfold.seeding import rng_state, set_rng_state
+from fourfold.seeding import in_tensors, of_tensors, rng_state, set_rng_state
 from fourfold.state import Proof, State
 from fourfold.zoo import ModelEmaV3
 
@@ -25,19 +25,22 @@ def content_of(
     ema: ModelEmaV3 | None,
     frozen: Collection[str] = (),
     part: str = "",
+    apart: str | None = None,
 ) -> dict[str, Any]:
     """A checkpoint, of the tensors as they are: the next step changes them.
 
     Args:
         frozen: Entries of the state dict that have never moved, and are left out: a new start of the run has them anyway.
         part: A module in which all others are.
+        apart: Where they will be, as for `complete`.
     """
     return {
+        "frozen": apart,
         "model": _but(net, frozen, part),
         "ema": None if ema is None else _but(ema.module, frozen, part),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": rng_state(),
+        "rng": in_tensors(rng_state()),
         "state": asdict(state),
     }
 
@@ -76,15 +79,15 @@ def _but(net: nn.Module, left_out: Collection[str], part: str) -> dict[str, torc
     return {name: value for name, value in state.items() if name not in left_out}
 
 
-def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: Path | None = None) -> None:
-    """Write a checkpoint again with what it has left out, so that other runs can begin from it; a whole one stays as it is.
+def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: str | None = None) -> None:
+    """Add to a checkpoint what it has left out, so that other runs can begin from it; a whole one stays as it is.
 
     Args:
         path: The checkpoint.
         content: What `load` gave of it.
         net: Holds what was left out.
-        apart: A file that many checkpoints share for what they leave out, and name as `frozen`; made if it is not there. By
-            default it is copied into each.
+        apart: A file, from the checkpoint's folder, that many checkpoints share for what they leave out, and name as `frozen`;
+            made if it is not there. By default it is copied into each.
     """
     whole = net.state_dict()
     left_out = {name: value for name, value in whole.items() if name not in content["model"]}
@@ -92,11 +95,13 @@ def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: Path | 
         return
     if apart is None:
         filled = {key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}
-        _write({**content, **filled}, path)
+        _write({**content, **filled, "frozen": None}, path)
         return
-    if not apart.exists():
-        _write({"model": left_out}, apart)
-    _write({**content, "frozen": os.path.relpath(apart, path.parent)}, path)
+    there = Path(os.path.normpath(path.parent / apart))
+    if not there.exists():
+        _write({"model": left_out}, there)
+    if content.get("frozen") != apart:  # of a run that began alone
+        _write({**content, "frozen": apart}, path)
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
@@ -149,7 +154,7 @@ def restore(
     scaler.load_state_dict(content["scaler"])
     if ema is not None:
         put(content["ema"], ema.module, frozen)
-    set_rng_state({name: _on_cpu(value) for name, value in content["rng"].items()})
+    set_rng_state(of_tensors({name: _on_cpu(value) for name, value in content["rng"].items()}))
 
 
 def put(weights: dict[str, torch.Tensor], net: nn.Module, frozen: Collection[str]) -> None:

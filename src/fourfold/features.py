@@ -313,15 +313,15 @@ def _stored(
 
     if key in known.stores and known.stores[key].has(keys.ravel()):
         return rows(known.stores[key])
-    store: Store | Held = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
+    store = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
     try:
-        store.fill(keys.ravel(), produce)
+        store.fill(keys.ravel(), produce, check=not isinstance(known.stores.get(key), Store))
+        known.stores[key] = store
     except (NoRoom, Stale, OSError) as reason:
         log.warning("activations stay in memory: %s", reason)
-        store = Held(parts)
-        store.fill(keys.ravel(), produce)
-    known.stores[key] = store
-    return rows(store)
+        known.stores[key] = Held(parts)
+        known.stores[key].fill(keys.ravel(), produce)
+    return rows(known.stores[key])
 
 
 def _near(store: Store | Held, name: str, known: Known, device: torch.device) -> Store | Held | Near:

@@ -8,6 +8,7 @@ normalisation statistics or dropout.
 import hashlib
 import math
 import types
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class Plan:
 
     def phase_at(self, epoch: int) -> int:
         """Index of the phase that `epoch` belongs to."""
-        return next(i for i in range(len(self.phases) - 1, -1, -1) if self.phases[i].start <= epoch)
+        return bisect_right(self.phases, epoch, key=lambda phase: phase.start) - 1
 
     @property
     def learned(self) -> frozenset[str]:
@@ -197,6 +198,11 @@ def apply(net: nn.Module, phase: Phase, norm_stats: str) -> None:
     net.train(net.training)
 
 
+def is_held(module: nn.Module) -> bool:
+    """Whether `apply` holds the module in eval mode."""
+    return "train" in module.__dict__
+
+
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, False)
 
@@ -239,7 +245,7 @@ def frozen_names(net: nn.Module) -> tuple[str, ...]:
     """State-dict names that may not change now: parameters that do not learn, and buffers of modules held in eval mode."""
     held: dict[str, bool] = {}
     for name, module in net.named_modules():  # parents first
-        held[name] = "train" in module.__dict__ or held.get(name.rpartition(".")[0], False)
+        held[name] = is_held(module) or held.get(name.rpartition(".")[0], False)
     frozen = (each for each in entries(net) if (held[each.owner] if each.is_buffer else not each.tensor.requires_grad))
     return tuple(sorted(each.name for each in frozen))
 

@@ -304,7 +304,7 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     chosen = replace(running, epochs=(state.best_epoch,) * 2)
     state.proofs.append(freeze.end_proof(parts.net, chosen, state.best_epoch, parts.fingerprint))
     if parts.ranks.first:
-        checkpoint.complete(folder / "best.pt", best, parts.net, _apart(parts, folder))
+        checkpoint.complete(folder / "best.pt", best, parts.net, parts.apart)
     limit = parts.config.trainer.limit_eval_batches
     answers = Answers()
     classes = parts.splits.task == "classification"
@@ -316,13 +316,6 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     if classes:
         answers.keep(images, limit, parts.splits.classes, folder, parts.ranks)
     return tested
-
-
-def _apart(parts: Parts, folder: Path) -> Path | None:
-    """Where the runs of a study keep the frozen network whose heads they train; None where each keeps it in its checkpoint."""
-    if parts.shared is None or parts.config.logger.wandb.log_model:  # what is uploaded shall be whole
-        return None
-    return folder.parent / "frozen" / f"{parts.state.proofs[-1].before[:24]}.pt"
 
 
 def _merged(parts: Parts, folder: Path) -> Path:

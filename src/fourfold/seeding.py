@@ -21,12 +21,10 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of every generator, as tensors and plain values that `torch.load(weights_only=True)` reads."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)  # noqa: NPY002
+    """The state of every generator, for `set_rng_state` in this process."""
     return {
-        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
-        "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, cached),
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(legacy=True),  # noqa: NPY002
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -34,13 +32,30 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Put back what `rng_state` returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), position, has_gauss, cached))  # noqa: NPY002
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def in_tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """What `rng_state` returned, as tensors and plain values that `torch.load(weights_only=True)` reads."""
+    version, words, gauss = state["python"]
+    name, keys, *rest = state["numpy"]
+    whole = torch.tensor(words, dtype=torch.int64), torch.from_numpy(keys.astype(numpy.int64))
+    return {**state, "python": (version, whole[0], gauss), "numpy": (name, whole[1], *rest)}
+
+
+def of_tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """What `in_tensors` was given."""
+    version, words, gauss = state["python"]
+    name, keys, *rest = state["numpy"]
+    return {
+        **state,
+        "python": (version, tuple(words.tolist()), gauss),
+        "numpy": (name, keys.numpy().astype(numpy.uint32), *rest),
+    }
 
 
 @contextmanager

@@ -2,19 +2,21 @@
 
 import copy
 import json
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from fourfold import data, features, freeze, models
+from fourfold import data, features, freeze, metrics, models
 from fourfold.config import RunConfig
 from fourfold.entries import entries
+from fourfold.metrics import MetricCollection
 from fourfold.models import TransferModel
 from fourfold.seeding import rng_state, set_rng_state
 
+PLAIN = ("torch", "torchvision", "timm")  # packages whose modules know of no other than those inside them
 KEPT = 4  # data sets and networks at a time; in a sweep they come one after the other, each with its seeds
 SEEDS = 64  # splits, and heads, of each
 
@@ -23,7 +25,8 @@ class Stock:
     """Networks, splits and what is known of them, of the runs of one process.
 
     What comes from here is what the run would have built by itself, to the bit: the head too, and the random numbers that are
-    drawn afterwards. Frozen tensors are lent, not copied, so nothing but what a run trains takes memory of its own.
+    drawn afterwards. Frozen tensors are lent, not copied, so nothing but what a run trains takes memory of its own; and so are
+    the modules that hold nothing else, once a run has shown which these are: to copy them costs more than to train a head.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,8 @@ class Stock:
         self.known = features.Known()
         self._models: dict[Hashable, dict[int, tuple[TransferModel, Any]]] = {}
         self._splits: dict[Hashable, dict[int, data.Splits]] = {}
+        self._measures: dict[Hashable, MetricCollection] = {}
+        self._still: dict[Hashable, tuple[str, ...]] = {}  # modules that are lent, by what runs must have in common
 
     @staticmethod
     def serves(config: RunConfig) -> bool:
@@ -61,8 +66,31 @@ class Stock:
                 del seeds[next(iter(seeds))]
         made, random = seeds[config.seed]
         set_rng_state(random)
-        lent = {id(tensor): tensor for name, tensor in _tensors(made.net) if not _of_head(name, made)}
+        lent: dict[int, Any] = {id(tensor): tensor for name, tensor in _tensors(made.net) if not _of_head(name, made)}
+        if _lends_modules(config):
+            still = (made.net.get_submodule(name) for name in self._still.get(_kind(config), ()))
+            lent |= {id(module): module for module in still}
         return replace(made, net=copy.deepcopy(made.net, lent))
+
+    def own(self, config: RunConfig, model: TransferModel) -> None:
+        """Give a network that was lent tensors of its own wherever something may change. Call it once it is frozen."""
+        net, held = model.net, {*freeze.frozen_names(model.net)}
+        moving = {*model.heads}  # modules, by name
+        for each in entries(net):
+            if each.name in held:
+                continue
+            moving.add(each.owner)
+            if each.is_buffer:
+                each.module._buffers[each.key] = each.tensor.clone()
+            else:
+                each.tensor.data = each.tensor.data.clone()
+        for owner, module in net.named_modules():  # what no state dict has
+            passing = {key: module._buffers[key] for key in module._non_persistent_buffers_set}
+            module._buffers.update({key: buffer.clone() for key, buffer in passing.items() if buffer is not None})
+            if passing:
+                moving.add(owner)
+        if _kind(config) not in self._still:
+            self._still[_kind(config)] = _still(net, moving)
 
     def splits(self, config: RunConfig, load: Any) -> data.Splits:
         """What `load` gives, with a seal of its own."""
@@ -74,20 +102,39 @@ class Stock:
                 del seeds[next(iter(seeds))]
         return replace(seeds[seed], test=seeds[seed].test.again())
 
+    def measures(self, task: str, num_outputs: int, device: torch.device) -> MetricCollection:
+        """As `metrics.create` on the device. Each evaluation begins them anew, so one at a time serves all runs."""
+        key = (task, num_outputs, device)
+        if key not in self._measures:
+            self._measures[key] = metrics.create(task, num_outputs).to(device)
+        return self._measures[key]
 
-def own(net: nn.Module) -> None:
-    """Give a network that was lent tensors of its own wherever something may change. Call it once it is frozen."""
-    held = set(freeze.frozen_names(net))
-    for each in entries(net):
-        if each.name in held:
-            continue
-        if each.is_buffer:
-            each.module._buffers[each.key] = each.tensor.clone()
-        else:
-            each.tensor.data = each.tensor.data.clone()
-    for module in net.modules():  # which no state dict has
-        passing = ((key, module._buffers[key]) for key in module._non_persistent_buffers_set)
-        module._buffers.update({key: buffer.clone() for key, buffer in passing if buffer is not None})
+
+def _lends_modules(config: RunConfig) -> bool:
+    """Whether the run does not listen to what goes on inside its network: it would hear the others as well."""
+    return not (config.logger.wandb.enabled and config.logger.wandb.watch)
+
+
+def _kind(config: RunConfig) -> str:
+    """Runs in which the same modules stay as they are."""
+    return _key(config.model, config.dataset.in_chans, config.trainer.sync_batchnorm, config.freeze_strategy)
+
+
+def _still(net: nn.Module, moving: Collection[str]) -> tuple[str, ...]:
+    """Names of the outermost modules in which nothing changes, not even their mode, and that know of nothing outside."""
+    apart: set[str] = set()
+    for name, module in net.named_modules():
+        known = type(module).__module__.partition(".")[0] in PLAIN
+        listens = module._forward_hooks or module._forward_pre_hooks
+        if name in moving or listens or not known or not freeze.is_held(module):
+            steps = name.split(".")
+            apart |= {".".join(steps[:depth]) for depth in range(len(steps) + 1)}
+    return tuple(
+        f"{name}.{child}".lstrip(".")
+        for name in (name for name, _ in net.named_modules() if name in apart)
+        for child, _ in net.get_submodule(name).named_children()
+        if f"{name}.{child}".lstrip(".") not in apart
+    )
 
 
 def _join(made: TransferModel, first: TransferModel) -> None:

@@ -108,10 +108,9 @@ class Batches:
 
     def order(self, epoch: int) -> list[int]:
         """Positions in the dataset in the order in which an epoch sees them; a function of the seed and the epoch."""
-        rng = np.random.Generator(np.random.PCG64([self.seed & MASK, epoch]))
         if not self.shuffle or self.loader.sampler == "sequential":
             return list(range(self.images))
-        draws = rng.random(self.images)
+        draws = np.random.Generator(np.random.PCG64([self.seed & MASK, epoch])).random(self.images)
         if self._weights is not None:  # with replacement
             return np.searchsorted(self._weights, draws, side="right").tolist()
         order = np.argsort(draws, kind="stable")

@@ -1,6 +1,7 @@
 """Which weights a network starts from, and what of a checkpoint file reached it."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,9 @@ def read(file: Path) -> dict[str, Tensor]:
 
 def _opened(file: Path) -> Any:
     try:
-        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))  # else of before PyTorch 1.6
     except Exception as error:  # the unpickler of a damaged file may stumble in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
