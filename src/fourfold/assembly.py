@@ -238,9 +238,10 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     state = State() if saved is None else checkpoint.state_of(saved)
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
+    held = frozenset(freeze.frozen_names(net))
     if shared is not None:
-        shared.own(config, model)
-    unmoved = frozenset(freeze.frozen_names(net) if len(plan.phases) == 1 else ())
+        shared.own(config, model, held)
+    unmoved = held if len(plan.phases) == 1 else frozenset()
     optimizer = optim.create(net, [group for group in plan.groups if group.phase <= phase], config.optimizer)
     decay = config.trainer.ema_decay
     ema = None if decay is None else ModelEmaV3(net, decay=decay, use_warmup=True)

@@ -5,6 +5,7 @@ parts are held in eval mode by an instance attribute that outranks `nn.Module.tr
 normalisation statistics or dropout.
 """
 
+import functools
 import hashlib
 import math
 import types
@@ -187,10 +188,11 @@ def apply(net: nn.Module, phase: Phase, norm_stats: str) -> None:
     A gradient left over from before is dropped, since an optimizer would still apply it. A module without parameters
     (dropout, say) shares the fate of the last parameter registered before it in its parent, or else of the first after it.
     """
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name in phase.trainable)
-        if name not in phase.trainable:
-            parameter.grad = None
+    for each in entries(net):
+        if not each.is_buffer:
+            each.tensor.requires_grad_(each.name in phase.trainable)
+            if each.name not in phase.trainable:
+                each.tensor.grad = None
     for module in net.modules():
         module.__dict__.pop("train", None)
     for module in _frozen_modules(net, norm_stats):
@@ -210,8 +212,12 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
 def _frozen_modules(net: nn.Module, norm_stats: str) -> list[nn.Module]:
     frozen: list[nn.Module] = []
 
+    @functools.cache
+    def flags(module: nn.Module) -> tuple[bool, ...]:
+        return tuple(parameter.requires_grad for parameter in module.parameters())
+
     def visit(module: nn.Module, inherited: bool) -> None:
-        learns = [parameter.requires_grad for parameter in module.parameters()]
+        learns = flags(module)
         if _is_norm(module) and _has_statistics(module):
             own = list(module.parameters(recurse=False))
             follows = all(p.requires_grad for p in own) if own else not inherited
@@ -221,13 +227,13 @@ def _frozen_modules(net: nn.Module, norm_stats: str) -> list[nn.Module]:
         if hold:
             frozen.append(module)
         own_learns = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
-        flags = [[p.requires_grad for p in child.parameters()] for child in module.children()]
         last = own_learns[-1] if own_learns else None
-        for i, child in enumerate(module.children()):
-            following = next((later[0] for later in flags[i:] if later), None)
+        children = [*module.children()]
+        for i, child in enumerate(children):
+            following = next((later[0] for each in children[i:] if (later := flags(each))), None)
             nearest = last if last is not None else following
             visit(child, hold if nearest is None else not nearest)
-            last = flags[i][-1] if flags[i] else last
+            last = flags(child)[-1] if flags(child) else last
 
     visit(net, inherited=False)
     return frozen

@@ -72,10 +72,15 @@ class Stock:
             lent |= {id(module): module for module in still}
         return replace(made, net=copy.deepcopy(made.net, lent))
 
-    def own(self, config: RunConfig, model: TransferModel) -> None:
-        """Give a network that was lent tensors of its own wherever something may change. Call it once it is frozen."""
-        net, held = model.net, {*freeze.frozen_names(model.net)}
-        moving = {*model.heads}  # modules, by name
+    def own(self, config: RunConfig, model: TransferModel, held: Collection[str]) -> None:
+        """Give a network that was lent tensors of its own wherever something may change.
+
+        Args:
+            config: Of the run.
+            model: What `model` gave, frozen.
+            held: What cannot change, by `freeze.frozen_names`.
+        """
+        net, moving = model.net, {*model.heads}  # modules, by name
         for each in entries(net):
             if each.name in held:
                 continue
