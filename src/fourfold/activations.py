@@ -160,12 +160,12 @@ class Store:
         with replacing(self.folder / "index.npy") as path, path.open("wb") as index:
             np.save(index, np.array(keys, dtype=np.int64))
 
-    def _bytes(self, rows: Rows) -> bytes:
+    def _bytes(self, rows: Rows) -> memoryview:
         pieces = [
             stored(part, tensor).reshape(len(tensor), -1).view(torch.uint8)
             for part, tensor in zip(self.parts, rows, strict=True)
         ]
-        return torch.cat(pieces, dim=1).numpy().tobytes()
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)).numpy().data
 
     def _make_room(self, more: int) -> None:
         """Remove the least recently used stores until this one may grow by `more` bytes.
@@ -273,7 +273,7 @@ def stored(part: Part, tensor: Tensor) -> Tensor:
     Raises:
         OverflowError: a value is too large for that type.
     """
-    kept = tensor.to("cpu", part.dtype).contiguous()
+    kept = tensor.to(part.dtype).contiguous().cpu()  # a GPU brings it into order in a hundredth of the CPU's time
     if part.dtype != tensor.dtype and not bool(torch.isfinite(kept).all()):
         raise OverflowError(f"an activation is too large for {part.dtype}: choose cache.dtype=fp32 or bf16")
     return kept
