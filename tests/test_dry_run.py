@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 
+from fourfold import dry_run as rehearsal
 from fourfold import models
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
@@ -16,6 +17,7 @@ from fourfold.dry_run import dry_run
 from fourfold.estimate import training_seconds, validations
 from fourfold.identity import parts_id
 from fourfold.run import run
+from fourfold.stock import Stock
 
 TINY = [
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.shots=3", "dataset.val_size=10", "dataset.test_size=15",
@@ -122,6 +124,28 @@ def test_the_run_after_it_is_the_run_without_it(tmp_path: Path) -> None:
     dry_run(asked)
     after = run(asked, tmp_path / "after")
     assert after["metrics"] == alone["metrics"]
+
+
+def test_heads_that_take_over_its_network_are_those_without_it(weights: str, tmp_path: Path) -> None:
+    asked = config(weights, "freeze=classifier_only", "trainer.epochs=1", f"paths.cache={tmp_path}/cache")
+    alone = run(asked, tmp_path / "alone")
+    stock = Stock()
+    dry_run(asked, shared=stock)
+    for name in ("first", "second"):
+        after = run(asked, tmp_path / name, shared=stock)
+        assert after["metrics"] == alone["metrics"]
+        assert after["proof"] == alone["proof"]
+
+
+def test_kernels_are_tried_for_who_asks_for_the_pace(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    train = rehearsal.train_one_epoch
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    look = lambda *given, **named: seen.append(torch.backends.cudnn.benchmark) or train(*given, **named)  # noqa: E731
+    monkeypatch.setattr(rehearsal, "train_one_epoch", look)
+    dry_run(config(weights, "freeze=full"))
+    dry_run(config(weights, "freeze=full"), stored=True)
+    assert seen == [False, True]
 
 
 def test_an_epoch_of_one_step_is_timed_over_several() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fourfold import losses, metrics
 from fourfold.config import LossConfig
-from fourfold.loop import Kit, NonFiniteLoss, evaluate, train_one_epoch
+from fourfold.loop import Kit, NonFiniteLoss, evaluate, kernels_tried, train_one_epoch
 from fourfold.ranks import Ranks
 from fourfold.state import State
 
@@ -149,3 +149,16 @@ def test_on_a_gpu_pinned_batches_travel_beside_and_arrive_whole() -> None:
     there, _ = train(on_gpu, steps, kit(ranks=Ranks(0, 1, device), scaler=torch.amp.GradScaler("cuda", enabled=False)))
     here, _ = train(on_cpu, steps, kit())
     assert there.loss_sum == pytest.approx(here.loss_sum, rel=1e-4)
+
+
+def test_kernels_are_tried_inside_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    with kernels_tried():
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    try:
+        with kernels_tried():
+            assert not torch.backends.cudnn.benchmark, "the fastest kernel may be another one each time"
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from fourfold import freeze, pace
 from fourfold.assembly import Parts, assemble, overfitting
 from fourfold.config import CacheConfig, RunConfig
 from fourfold.estimate import Estimate, training_seconds, validations
-from fourfold.loop import Batch, evaluate, train_one_epoch
+from fourfold.loop import Batch, evaluate, kernels_tried, train_one_epoch
 from fourfold.optim import Lbfgs
 from fourfold.ranks import joined
 from fourfold.result import parameters
@@ -61,7 +61,8 @@ def dry_run(
         seed_everything(config.seed, config.trainer.deterministic)
         # what is stored once per image is no step's cost, and must not be computed for a trial
         parts = assemble(replace(config, cache=replace(config.cache, activations="off")), NOWHERE, ranks, shared)
-        first_step, phases = _train(parts, steps, config.cache if stored else parts.config.cache)
+        with kernels_tried() if stored else nullcontext():  # seconds that only who wants to know the pace should spend
+            first_step, phases = _train(parts, steps, config.cache if stored else parts.config.cache)
         return _estimate(parts, first_step, _evaluate(parts), *phases)
 
 

@@ -48,7 +48,7 @@ class Kit:
 
 
 @contextmanager
-def _kernels_tried() -> Iterator[None]:
+def kernels_tried() -> Iterator[None]:
     """cuDNN tries its kernels on each new shape, seconds for a deep network: for steps that come again and again only."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
@@ -58,7 +58,6 @@ def _kernels_tried() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-@_kernels_tried()
 def train_one_epoch(
     net: nn.Module,
     steps: Iterable[Sequence[Batch]],

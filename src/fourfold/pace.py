@@ -17,7 +17,7 @@ from torch import nn
 
 from fourfold.config import RunConfig
 from fourfold.files import lock, read_json, write_json
-from fourfold.loop import Batch, Kit, train_one_epoch
+from fourfold.loop import Batch, Kit, kernels_tried, train_one_epoch
 from fourfold.models.frontier import Absent
 from fourfold.ranks import Ranks
 from fourfold.seeding import rng_state, set_rng_state
@@ -143,18 +143,19 @@ def _one_step(
         ends.append(clock())
 
     started = clock()
-    train_one_epoch(
-        net,
-        [batches],
-        kit,
-        optimizer,
-        State(),
-        images_in=lambda step: images,
-        set_rate=lambda step: 0.0,
-        ema=None,
-        should_stop=lambda: False,
-        on_step=on_step,
-    )
+    with kernels_tried():
+        train_one_epoch(
+            net,
+            [batches],
+            kit,
+            optimizer,
+            State(),
+            images_in=lambda step: images,
+            set_rate=lambda step: 0.0,
+            ema=None,
+            should_stop=lambda: False,
+            on_step=on_step,
+        )
     return ends[0] - started
 
 

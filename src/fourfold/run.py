@@ -18,7 +18,7 @@ from fourfold.batched import Trained
 from fourfold.config import RunConfig
 from fourfold.files import append_jsonl, lock, read_json, read_jsonl, replacing, write_json, write_jsonl
 from fourfold.interrupts import Wish, listening
-from fourfold.loop import NonFiniteLoss, evaluate, train_one_epoch
+from fourfold.loop import NonFiniteLoss, evaluate, kernels_tried, train_one_epoch
 from fourfold.memory import OutOfMemory, Portion, measure_peak, release, watched
 from fourfold.mistakes import Answers
 from fourfold.profiler import profiling
@@ -253,7 +253,7 @@ def _train_alone(parts: Parts, interrupted: Callable[[], bool], display: Display
         display.step(loss, lr)
         profile_step()
 
-    with watched(ranks.world, training=True):
+    with watched(ranks.world, training=True), kernels_tried():
         whole = train_one_epoch(
             parts.trained,
             parts.train.at(state.epoch, start_step=state.step_in_epoch, stop_step=parts.steps),
