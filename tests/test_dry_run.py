@@ -11,6 +11,7 @@ import torch
 
 from fourfold import dry_run as rehearsal
 from fourfold import models
+from fourfold.activations import Store
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
 from fourfold.dry_run import dry_run
@@ -126,15 +127,30 @@ def test_the_run_after_it_is_the_run_without_it(tmp_path: Path) -> None:
     assert after["metrics"] == alone["metrics"]
 
 
-def test_heads_that_take_over_its_network_are_those_without_it(weights: str, tmp_path: Path) -> None:
-    asked = config(weights, "freeze=classifier_only", "trainer.epochs=1", f"paths.cache={tmp_path}/cache")
-    alone = run(asked, tmp_path / "alone")
-    stock = Stock()
+def test_heads_that_take_over_its_network_are_those_without_it(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it has stored is not computed again."""
+    words = [weights, "freeze=classifier_only", "trainer.epochs=1"]
+    alone = run(config(*words, f"paths.cache={tmp_path}/other"), tmp_path / "alone")
+    asked, stock = config(*words, f"paths.cache={tmp_path}/cache"), Stock()
+    computed: list[int] = []
+    fill = Store.fill
+    monkeypatch.setattr(Store, "fill", lambda *given, **named: computed.append(fill(*given, **named)) or computed[-1])
     dry_run(asked, shared=stock)
+    assert computed == [8, 16], "validation, and two steps"
     for name in ("first", "second"):
         after = run(asked, tmp_path / name, shared=stock)
         assert after["metrics"] == alone["metrics"]
         assert after["proof"] == alone["proof"]
+    assert computed == [8, 16, 2, 14, 15], "the rest, the test images, and nothing for the second run"
+
+
+def test_what_a_probe_has_yet_to_settle_is_not_stored_for_others(weights: str, tmp_path: Path) -> None:
+    dry_run(
+        config(weights, "freeze=classifier_only", "trainer.precision=auto", f"paths.cache={tmp_path}/cache"), shared=Stock()
+    )
+    assert tree(tmp_path) == []
 
 
 def test_kernels_are_tried_for_who_asks_for_the_pace(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,9 @@ def dry_run(
 ) -> Estimate:
     """Train the first steps of the first and of the last phase, and validate one batch or a part of it.
 
-    Weights and device are the run's own, so the weights may be fetched. It leaves no file, tells no tracker and leaves the
-    test split sealed. Random numbers, torch's threads and its choice of algorithms are afterwards what they were before.
+    Weights and device are the run's own, so the weights may be fetched. It leaves no file (but in the cache, for runs that have
+    `shared` in common), tells no tracker and leaves the test split sealed. Random numbers, torch's threads and its choice of
+    algorithms are afterwards what they were before.
 
     Args:
         config: Validated; `model.weights` a tag, a file or None.
@@ -48,13 +49,16 @@ def dry_run(
         threads: Of torch, where the config leaves them open.
         stored: Reckon with the steps on stored activations where the run will store them. They are tried besides; by default
             every step is that of the whole network.
-        shared: What runs of this process have in common.
+        shared: What runs of this process have in common. One that trains nothing but a head takes its steps on activations that
+            are stored where these runs will find them, and no step of the whole network, which none of them will take.
 
     Raises:
         Exception: whatever the run itself would raise so early.
     """
     config = overfitting(config) if config.trainer.overfit else config
-    config = replace(pace.plain(config), cache=replace(config.cache, images="off"))  # nothing is probed, compiled or kept
+    plain = pace.plain(config)  # nothing is probed or compiled
+    keep = shared is not None and shared.serves(config) and plain.trainer == replace(config.trainer, compile=False)
+    config = plain if keep else replace(plain, cache=replace(config.cache, images="off"))
     with as_before(), joined(config.trainer.device) as ranks:
         if wanted := config.trainer.threads or threads:
             torch.set_num_threads(wanted)
@@ -62,11 +66,11 @@ def dry_run(
         # what is stored once per image is no step's cost, and must not be computed for a trial
         parts = assemble(replace(config, cache=replace(config.cache, activations="off")), NOWHERE, ranks, shared)
         with kernels_tried() if stored else nullcontext():  # seconds that only who wants to know the pace should spend
-            first_step, phases = _train(parts, steps, config.cache if stored else parts.config.cache)
+            first_step, phases = _train(parts, steps, config.cache if stored or keep else parts.config.cache, keep)
         return _estimate(parts, first_step, _evaluate(parts), *phases)
 
 
-def _train(parts: Parts, steps: int, cache: CacheConfig) -> tuple[float, tuple[_Timed, _Timed]]:
+def _train(parts: Parts, steps: int, cache: CacheConfig, keep: bool) -> tuple[float, tuple[_Timed, _Timed]]:
     """Seconds of the very first step, and of the first phase and the last. Every phase is entered on the way."""
     phases, state = parts.plan.phases, parts.state
     firsts, took = [], []
@@ -74,18 +78,21 @@ def _train(parts: Parts, steps: int, cache: CacheConfig) -> tuple[float, tuple[_
         state.epoch, state.step = phase.start, phase.start * parts.steps
         parts.enter_phase()
         if i in (0, len(phases) - 1):
-            first, step = _steps_timed(parts, steps)
-            firsts.append(first)
-            with _on_stored(parts, steps, cache) as ready:
-                took.append(_Timed(_steps_timed(parts, steps)[1], _evaluate(parts), ready) if ready else _Timed(step, 0, ready))
+            whole = None if keep else _steps_timed(parts, steps)
+            with _on_stored(parts, steps, cache, keep) as ready:
+                fast = (_steps_timed(parts, steps), _evaluate(parts)) if ready else None
+            whole = whole or (fast[0] if fast else _steps_timed(parts, steps))
+            firsts.append(whole[0])
+            took.append(_Timed(fast[0][1], fast[1], True) if fast else _Timed(whole[1], 0, False))
     freeze.end_proof(parts.net, state.proofs[-1], state.epoch)
     return firsts[0], (took[0], took[-1])
 
 
 @contextmanager
-def _on_stored(parts: Parts, steps: int, cache: CacheConfig) -> Iterator[bool]:
+def _on_stored(parts: Parts, steps: int, cache: CacheConfig, keep: bool) -> Iterator[bool]:
     """The parts as they will be in this phase where activations are stored, with no more images than the steps need; false, and
-    nothing is changed, where every step runs the whole network, or one on stored activations would not tell a run's."""
+    nothing is changed, where every step runs the whole network, or one on stored activations would not tell a run's. With
+    `keep`, the activations stay where they are stored."""
     chosen = parts.train.loader.sampler in ("weighted", "subset")  # by positions among all images
     if cache.activations == "off" or chosen or isinstance(parts.optimizer, Lbfgs):
         yield False
@@ -94,8 +101,9 @@ def _on_stored(parts: Parts, steps: int, cache: CacheConfig) -> Iterator[bool]:
     manifest = parts.splits.manifest
     val = max(FEW, parts.val.batch_size) if parts.ranks.device.type == "cuda" else FEW
     few = replace(manifest, train=manifest.train[: steps * parts.train.batch_size], val=manifest.val[:val])
-    with TemporaryDirectory() as folder:
-        parts.config = replace(parts.config, cache=cache, paths=replace(parts.config.paths, cache=folder))
+    own = parts.config.paths
+    with nullcontext(own.cache) if keep else TemporaryDirectory() as folder:
+        parts.config = replace(parts.config, cache=cache, paths=replace(own, cache=folder))
         parts.splits = replace(parts.splits, manifest=few)
         try:
             parts.get_ready()
