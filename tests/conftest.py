@@ -1,6 +1,7 @@
 """Every test runs alone: no network, no account, no user's caches, one thread per process."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ def _root() -> Path:
 
 
 ROOT = _root()
+BEFORE = gc.get_threshold()
+gc.set_threshold(50_000)  # while the tests are collected, and with them all that they import
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background was told to ignore Ctrl-C
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
@@ -50,6 +53,12 @@ def _one_thread() -> None:
     """For a torch that something imported before this file could speak."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for as ever, but not among what was imported."""
+    gc.freeze()
+    gc.set_threshold(*BEFORE)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -44,3 +44,14 @@ def test_a_command_leaves_it_as_it_was(words: list[str]) -> None:
     told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
     before, after = json.loads(told.splitlines()[-1])
     assert before == after
+
+
+@pytest.mark.parametrize("first", ["import matplotlib", "import matplotlib.pyplot", "import scipy.signal", "pass"])
+def test_metrics_come_without_what_they_do_not_use_and_leave_it_to_who_does(first: str) -> None:
+    code = (
+        f"import sys; {first}; import fourfold.metrics; "
+        "assert sys.argv[1] != 'pass' or not {'matplotlib', 'scipy.signal'} & set(sys.modules); "
+        "fourfold.metrics.create('classification', 3); import matplotlib.pyplot, scipy.signal; "
+        "matplotlib.pyplot.Figure().add_subplot(); assert scipy.signal.convolve([1], [1])[0] == 1"
+    )
+    subprocess.run([sys.executable, "-c", code, first], check=True, timeout=120)

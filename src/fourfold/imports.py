@@ -5,22 +5,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 _SELDOM = 50_000  # objects made between two looks for garbage, while modules are loaded that stay
 _before: list[tuple[int, int, int]] = []
 
 
 @contextmanager
-def without(library: str, stand_in: ModuleType | None = None) -> Iterator[None]:
-    """Let a library that is not loaded yet look as if it were not installed, or as if it held no more than its stand-in."""
+def without(library: str, *stand_ins: ModuleType) -> Iterator[None]:
+    """Let a library that is not loaded yet look as if it were not installed, or as if it held no more than stand-ins do: one with
+    its name, and others with the names of modules in it."""
     if library in sys.modules:
         yield
         return
-    sys.modules[library] = stand_in  # type: ignore[assignment]
+    shown: dict[str, Any] = {library: None, **{each.__name__: each for each in stand_ins}}
+    sys.modules.update(shown)
     try:
         yield
     finally:
-        del sys.modules[library]
+        for name in shown:
+            del sys.modules[name]
 
 
 def begin() -> None:

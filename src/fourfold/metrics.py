@@ -1,7 +1,7 @@
 """What is measured of a model's outputs, by task; all by torchmetrics, which also reduces over processes."""
 
 from collections.abc import Mapping
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,14 @@ from fourfold.scores import sign
 
 _signals = ModuleType("scipy.signal")  # of which it wants to know whether they have this name
 _signals.hamming = None  # type: ignore[attr-defined]
-with without("scipy.signal", _signals):  # which take three quarters of a second
+_drawing, _axes, _pyplot = (ModuleType(f"matplotlib{part}") for part in ("", ".axes", ".pyplot"))  # and of these some types
+vars(_axes).update(Axes=object)
+vars(_pyplot).update(Figure=object, style=SimpleNamespace(context=lambda style: lambda draw: draw))
+vars(_drawing).update(axes=_axes, pyplot=_pyplot, colors=SimpleNamespace(Colormap=object), __path__=[])
+with (  # of which the signals take three quarters of a second, the drawing a quarter
+    without("scipy.signal", _signals),
+    without("matplotlib", _drawing, _axes, _pyplot),
+):
     from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
     from torchmetrics.classification import (
         MulticlassAccuracy,

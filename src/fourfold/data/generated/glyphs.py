@@ -7,10 +7,8 @@ two machines may differ in a few pixels.
 import functools
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,6 +58,9 @@ def draw(classes: tuple[str, ...], per_class: int, generator: torch.Generator) -
 @functools.cache
 def _bank(classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Every character in every font that has it: uint8 [M, 48, 48], and the class of each, in class order."""
+    import matplotlib
+    from fontTools.ttLib import TTFont
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     fonts = [(ImageFont.truetype(str(path), 96), TTFont(path).getBestCmap()) for path in (folder / f"{f}.ttf" for f in FONTS)]
     drawn = [
