@@ -13,8 +13,12 @@ _before: list[tuple[int, int, int]] = []
 
 @contextmanager
 def without(library: str, *stand_ins: ModuleType) -> Iterator[None]:
-    """Let a library that is not loaded yet look as if it were not installed, or as if it held no more than stand-ins do: one with
-    its name, and others with the names of modules in it."""
+    """Let a library that is not loaded yet look as if it were not installed, or as if it held no more than its stand-ins.
+
+    Args:
+        library: Its name.
+        stand_ins: One with its name, and others with the names of modules in it.
+    """
     if library in sys.modules:
         yield
         return

@@ -6,19 +6,20 @@ import mmap
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fourfold.config import ConfigError, nearest
+
+if TYPE_CHECKING:  # a fifth of a second that a journal does without
+    from sqlalchemy.engine import URL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,8 @@ def open_storage(kind: str, folder: Path) -> BaseStorage:
         # Optuna's annotation names the base of its own locks, which is private; acquire and release are all that it calls.
         return JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))  # type: ignore[arg-type]
     if kind == SQLITE:
+        from sqlalchemy.engine import URL
+
         url = URL.create("sqlite", database=str(folder.absolute() / FILES[SQLITE]))
         return _open_database(url, {"connect_args": {"timeout": 60}})
     # Each connection is tried before it is used, so that a restart between two calls costs nothing.
@@ -76,18 +79,20 @@ def existing(kind: str, folder: Path) -> BaseStorage | None:
     """
     if kind in FILES:
         return open_storage(kind, folder) if (folder / FILES[kind]).exists() else None
-    engine = create_engine(_server(kind))
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(_server(kind))
     try:
-        if not inspect(engine).has_table("trials"):
+        if not sqlalchemy.inspect(engine).has_table("trials"):
             return None
-    except SQLAlchemyError as error:
+    except sqlalchemy.exc.SQLAlchemyError as error:
         raise _unreachable(engine.url, error) from None
     finally:
         engine.dispose()
     return open_storage(kind, folder)
 
 
-def _server(kind: str) -> URL:
+def _server(kind: str) -> "URL":
     """The URL of a database server, with its driver.
 
     Raises:
@@ -103,6 +108,9 @@ def _server(kind: str) -> URL:
             f"{nearest(server, (JOURNAL, SQLITE, *SERVERS))}: give one of them, a URL best as ${{oc.env:FOURFOLD_STORAGE}}, "
             "which keeps passwords off the disk"
         )
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(kind)
         if server == "postgresql" and not driver:  # which driver this means changed between SQLAlchemy 2.0 and 2.1
@@ -121,16 +129,18 @@ def _server(kind: str) -> URL:
     return url
 
 
-def _open_database(url: URL, engine_kwargs: dict[str, object]) -> RDBStorage:
+def _open_database(url: "URL", engine_kwargs: dict[str, object]) -> RDBStorage:
     # Optuna fills in {SCHEMA_VERSION} with str.format, so a brace in a password or path must be doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         return persevere(lambda: RDBStorage(text, engine_kwargs=engine_kwargs), OPENING_SECONDS)
     except (StorageInternalError, SQLAlchemyError) as error:
         raise _unreachable(url, error, f" for {OPENING_SECONDS:.0f} seconds") from None
 
 
-def _unreachable(url: URL, error: Exception, how_long: str = "") -> ConfigError:
+def _unreachable(url: "URL", error: Exception, how_long: str = "") -> ConfigError:
     return ConfigError(
         f"hydra.sweeper.storage={url.set(query={}).render_as_string(hide_password=True)} could not be opened{how_long} "
         f"({_reason(error)}): start the database, or correct the setting"
@@ -211,12 +221,17 @@ def persevere(call: Callable[[], T], seconds: float = AWAY_SECONDS) -> T:
     while True:
         try:
             return call()
-        except (StorageInternalError, SQLAlchemyError) as error:
-            if time.monotonic() + pause > patience_ends:
+        except Exception as error:
+            if not _of_the_storage(error) or time.monotonic() + pause > patience_ends:
                 raise
             log.info("The study's storage did not answer (%s): trying again.", _reason(error))
         time.sleep(pause * random.uniform(0.5, 1.0))  # not the same for two processes that met
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _of_the_storage(error: Exception) -> bool:
+    databases = sys.modules.get("sqlalchemy.exc")  # without it, nothing of it was raised
+    return isinstance(error, (StorageInternalError, databases.SQLAlchemyError) if databases else StorageInternalError)
 
 
 def _reason(error: BaseException) -> str:
