@@ -361,7 +361,7 @@ def test_a_frozen_prefix_is_stored_only_where_the_term_can_do_without_images(nam
     stored = run(replace(ours, paths=replace(ours.paths, cache=str(tmp_path / "cache"))), tmp_path / "auto")
     whole = run(replace(ours, cache=replace(ours.cache, activations="off")), tmp_path / "off")
     assert (stored["frontier"] is None) == (name == "feature_distillation")
-    assert stored["metrics"]["test"] == whole["metrics"]["test"]
+    assert stored["metrics"]["test"] == pytest.approx(whole["metrics"]["test"], rel=1e-5)
     assert stored["metrics"]["train"]["loss"] == pytest.approx(whole["metrics"]["train"]["loss"], rel=1e-5)
 
 

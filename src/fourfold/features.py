@@ -26,7 +26,7 @@ from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.identity import ROOT_IS_THE_DATA
 from fourfold.loop import Kit, autocast, ready
 from fourfold.models import TransferModel, frontier
-from fourfold.models.pooling import FastPooling
+from fourfold.models.fusing import Fused
 from fourfold.provenance import versions
 
 log = logging.getLogger(__name__)
@@ -90,9 +90,17 @@ class Known:
     # by store and image: digest of the row as which the whole network has answered to the image, in this process
     answered: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     near: dict[str, Near] = field(default_factory=dict)  # copies of stores on the device, the one used last at the end
+    fused: dict[str, Fused] = field(default_factory=dict)  # the one used last, since it has weights of its own
+
+    def fused_of(self, prefix: str) -> Fused:
+        """The fused layers of this prefix."""
+        if prefix not in self.fused:
+            self.fused = {prefix: Fused()}
+        return self.fused[prefix]
 
     def forget(self) -> None:
         """Let go of everything."""
+        self.fused.clear()
         self.cuts.clear()
         self.stores.clear()
         self.answered.clear()
@@ -286,18 +294,20 @@ def _stored(
     keys = indices[:, None] * count + np.arange(count)  # [N, K]
     where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
 
+    fused = known.fused_of(f"{prefix} {found.cut}") if _fuses(config, kit) else None
+
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
                 some = wanted[step * batches.batch_size :][: len(inputs)]
-                with autocast(kit), FastPooling():
+                with autocast(kit):
                     yield some, compute(ready(inputs, kit), some)
 
     def compute(inputs: Tensor, some: np.ndarray) -> Rows:
         if found.cut.head is None:
-            return found.prefix(inputs)
-        rows, *logits = found.whole(inputs)  # all that is left is the head
+            return fused(found.prefix, inputs) if fused else found.prefix(inputs)
+        rows, *logits = fused(found.whole, inputs) if fused else found.whole(inputs)  # all that is left is the head
         _agree(*logits)
         known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
         return rows
@@ -391,9 +401,14 @@ def _prefix(config: RunConfig, model: TransferModel, kit: Kit, take: freeze.Fing
         "weights": take(model.net, freeze.frozen_names(model.net)),
         "model": [config.model.name, config.model.source, config.model._target_, config.model.kwargs, config.model.repo],
         "preprocessing": repr(model.preprocessing),
-        "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type],
+        "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type, _fuses(config, kit)],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _fuses(config: RunConfig, kit: Kit) -> bool:
+    """Whether the prefix may round as other kernels do: never where a run shall repeat to the bit what others make of it."""
+    return kit.ranks.device.type == "cpu" and kit.autocast is None and not config.trainer.deterministic
 
 
 def _key(config: RunConfig, prefix: str, found: frontier.Split, images: dict[str, Any], kept: str) -> str:
