@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fourfold import batched, models
+from fourfold import run as story
 from fourfold.chorus import Chorus
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
@@ -112,6 +113,40 @@ def test_a_head_among_others_is_the_head_alone(
         assert close(mine, expected)
         assert mine[1]["proof"] == expected[1]["proof"]
     assert {len(read_jsonl(folder / "metrics.jsonl")) for folder in runs} > {5}, "one of them has stopped early"
+
+
+@pytest.mark.parametrize(
+    ("words", "evaluated"),
+    [
+        (("trainer.val_every=2",), 0),
+        (("trainer.eval_batch_size=16", "trainer.limit_eval_batches=2"), 0),
+        (("trainer.precision=bf16",), 0),
+        ((), 5),  # more answers than a stack holds
+    ],
+    ids=["seldom", "in part", "bf16", "too many"],
+)
+def test_heads_are_validated_at_once_with_what_each_measures_alone(
+    words: tuple[str, ...], evaluated: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "ANSWERS", batched.ANSWERS if words else 100)
+    sizes = ("dataset.val_size=40", "dataset.val_size=30", "dataset.val_size=40")
+    runs = {
+        tmp_path / f"together{i}": config(weights, tmp_path / "cache", size, f"seed={i}", f"optimizer.lr=0.{i + 1}", *words)
+        for i, size in enumerate(sizes)
+    }
+    counted: list[Any] = []
+    own = story.evaluate
+    monkeypatch.setattr(story, "evaluate", lambda *given, **named: counted.append(given) or own(*given, **named))
+    assert not [each for each in together(runs).values() if isinstance(each, Exception)]
+    assert len(counted) == len(runs) * (1 + evaluated), "the test split, and the validation split where each does it by itself"
+    for i, (folder, each) in enumerate(runs.items()):
+        alone = tmp_path / f"alone{i}"
+        run(each, alone)
+        rows, others = (read_jsonl(place / "metrics.jsonl") for place in (folder, alone))
+        assert [[*row] for row in rows] == [[*row] for row in others]
+        for row, other in zip(rows, others, strict=True):
+            measured = {key: value for key, value in other.items() if key.startswith("val/")}
+            assert {key: row[key] for key in measured} == pytest.approx(measured, rel=1e-4, abs=1e-5)
 
 
 def test_the_head_is_proven_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,19 @@ def test_classification_equals_scikit_learn() -> None:
     assert got["confusion"] == confusion_matrix(CLASSES, guesses).tolist()
 
 
+@pytest.mark.parametrize("classes", [2, 5])  # of five one is never the true one, and one never chosen
+def test_of_many_classifiers_each_has_what_it_has_alone(classes: int) -> None:
+    outputs = torch.randn(3, 60, classes, generator=G)
+    targets = torch.randint(0, min(classes, 4), (3, 60), generator=G)
+    outputs[1, :, 0] -= 100
+    outputs[2] *= 50
+    for found, logits, truth in zip(metrics.of_many(outputs, targets), outputs, targets, strict=True):
+        alone = measured("classification", logits, truth)
+        del alone["confusion"]
+        assert list(found) == list(alone)
+        assert found == pytest.approx(alone, abs=1e-6)
+
+
 def test_calibration_error_equals_its_definition() -> None:
     sure, guesses = torch.softmax(LOGITS, 1).max(1)
     bins = numpy.minimum((sure.numpy() * 15).astype(int), 14)

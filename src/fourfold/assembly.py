@@ -86,6 +86,10 @@ class Parts:
         over = self.state.epoch >= self.config.trainer.epochs
         return over or (patience is not None and self.state.step_in_epoch == 0 and self.state.waited >= patience)
 
+    def validated_after(self, epoch: int) -> bool:
+        """Whether the epoch with this index, from 0, is followed by a validation."""
+        return (epoch + 1) % self.config.trainer.val_every == 0 or epoch + 1 == self.config.trainer.epochs
+
     def set_rate(self, step: int) -> float:
         """Set every group's learning rate for a step of the run; returns the head's."""
         factor = schedule.factor(self.config.scheduler, step, self.steps, self.config.trainer.epochs, self.state.scores)

@@ -1,4 +1,4 @@
-"""One epoch of the heads of many runs as one batched module, on the stored activations of the backbone that they share.
+"""An epoch of the heads of many runs, and its validation, as one batched module on the stored activations that they share.
 
 Every head keeps its own order of images, loss, schedule, optimizer and state. What is done at once is what costs: reading rows,
 the forward and the backward pass, as products of stacks of matrices. The gradients are those of autograd on each head alone,
@@ -19,8 +19,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from fourfold.assembly import Parts
 from fourfold.features import ActivationSet, taken
 from fourfold.loop import CHECK_EVERY, NonFiniteLoss, not_finite
+from fourfold.metrics import of_many
 from fourfold.optim import Lbfgs
 
+ANSWERS = 1 << 26  # numbers that a stack holds at a time when it is validated; beyond them each run validates by itself
 EACH_BY_ITSELF = (SGD, Adam, AdamW)  # what they do to a parameter depends on no other; some of timm's look at all of them
 
 
@@ -31,6 +33,7 @@ class Trained:
     whole: bool  # False: somebody has asked to stop
     seconds: float  # this run's share
     error: NonFiniteLoss | None = None
+    validated: dict[str, Any] | None = None  # as `loop.evaluate` measures the validation split, where that was done as well
 
 
 def kind(parts: Parts) -> Hashable | None:
@@ -61,7 +64,8 @@ def train_one_epoch(members: Sequence[Parts], should_stop: Callable[[], bool]) -
         should_stop: Asked after every step; true leaves the epoch of all of them unfinished.
 
     Returns:
-        For each run what became of it; one whose loss is not finite has an error, and has not harmed the others.
+        For each run what became of it, with its validation where that is due; one whose loss is not finite has an error, and
+        has not harmed the others.
     """
     started = time.perf_counter()
     for parts in members:
@@ -79,9 +83,10 @@ def train_one_epoch(members: Sequence[Parts], should_stop: Callable[[], bool]) -
             whole = False
             break
     stack.settle(pending)
+    validated = stack.validated() if whole else {}
     stack.part()
     share = (time.perf_counter() - started) / len(members)
-    return [Trained(whole, share, stack.errors.get(k)) for k in range(len(members))]
+    return [Trained(whole, share, stack.errors.get(k), validated.get(k)) for k in range(len(members))]
 
 
 @dataclass
@@ -122,14 +127,8 @@ class _Stack:
         """One optimizer step of every head; returns the mean loss of each over its images, [K], on the device."""
         inputs, targets = self._read(step)  # [K, N, D], [K, N, ...]
         images = inputs.shape[1]
-        kit = self.members[0].kit
-        factors = (inputs, self.weight) if kit.autocast is None else (inputs.to(kit.autocast), self.weight.to(kit.autocast))
-        rows, weight = factors
-        if self.bias is None:
-            outputs = torch.bmm(rows, weight.mT)
-        else:
-            outputs = torch.baddbmm(self.bias[:, None].to(rows.dtype), rows, weight.mT)  # [K, N, C]
-        outputs.requires_grad_()
+        rows = inputs.to(self.members[0].kit.autocast or inputs.dtype)
+        outputs = self._logits(rows, slice(None)).requires_grad_()
         losses = torch.empty(len(self.members), device=self.device)
         total = torch.zeros((), device=self.device)
         for loss_of, at in self.losses:
@@ -154,6 +153,48 @@ class _Stack:
         for optimizer in self.optimizers:
             optimizer.step()
         return losses
+
+    def _logits(self, rows: Tensor, at: slice | Tensor) -> Tensor:
+        """What heads answer, [K, N, C], to their rows [K, N, D]."""
+        weight = self.weight[at].to(rows.dtype)
+        if self.bias is None:
+            return torch.bmm(rows, weight.mT)
+        return torch.baddbmm(self.bias[at][:, None].to(rows.dtype), rows, weight.mT)
+
+    @torch.no_grad()
+    def validated(self) -> dict[int, dict[str, Any]]:
+        """What `loop.evaluate` measures of classifiers whose validation is due, those at once whose splits are of one size."""
+        alike: dict[Hashable, list[int]] = {}
+        for k, parts in enumerate(self.members):
+            images, limit = parts.val.images, parts.config.trainer.limit_eval_batches
+            answers = min(images, (limit or images) * parts.val.batch_size) * self.weight.shape[1]
+            fits = answers * len(self.members) <= ANSWERS
+            if (
+                k not in self.errors
+                and parts.kit.task == "classification"
+                and fits
+                and parts.validated_after(parts.state.epoch)
+            ):
+                alike.setdefault((images, parts.val.batch_size, limit), []).append(k)
+        found: dict[int, dict[str, Any]] = {}
+        for each in alike.values():
+            found |= zip(each, self._validated(each), strict=True)
+        return found
+
+    def _validated(self, some: list[int]) -> list[dict[str, Any]]:
+        members = [self.members[k] for k in some]
+        stored, at = [parts.stored.val for parts in members if parts.stored is not None], self._at(some)
+        positions = members[0].val.places(0, members[0].config.trainer.limit_eval_batches)
+        places = np.stack([each.places(positions, 0) for each in stored])
+        targets = torch.stack([each.labels[positions] for each in stored]).to(self.device, non_blocking=True)
+        outputs: list[Tensor] = []
+        for start in range(0, len(positions), members[0].val.batch_size):
+            rows = self._rows(stored, places[:, start : start + members[0].val.batch_size])
+            outputs.append(self._logits(rows.to(members[0].kit.autocast or rows.dtype), at))
+        logits = torch.cat(outputs, dim=1)
+        pairs = zip(members, logits, targets, strict=True)
+        losses = torch.stack([parts.kit.eval_loss(*pair).double().mean() for parts, *pair in pairs]).tolist()
+        return [{"loss": loss, **values} for loss, values in zip(losses, of_many(logits, targets), strict=True)]
 
     def settle(self, pending: list[Tensor]) -> None:
         """Bring the losses of the last steps from the device; a head whose loss is not finite is left where it is."""
@@ -188,14 +229,16 @@ class _Stack:
         """Rows [K, N, D] and targets [K, N, ...] of the images that each head sees now."""
         size = self.members[0].train.batch_size
         now = slice(step * size, (step + 1) * size)
-        places, targets = self.places[:, now], self.targets[:, now]
+        return self._rows(self.sets, self.places[:, now]), self.targets[:, now]
+
+    def _rows(self, sets: Sequence[ActivationSet], places: np.ndarray) -> Tensor:
+        """The rows [K, N, D] at these places of some sets, on the device."""
         rows: list[Tensor] = []
-        for start, stop in _runs_of(self.sets):  # neighbours that share a store are read at once
-            (some,) = taken(self.sets[start].store, places[start:stop].ravel(), self.sets[start].dtypes)
+        for start, stop in _runs_of(sets):  # neighbours that share a store are read at once
+            (some,) = taken(sets[start].store, places[start:stop].ravel(), sets[start].dtypes)
             rows.append(some)
         inputs = rows[0] if len(rows) == 1 else torch.cat(rows)
-        inputs = inputs.view(len(self.members), -1, inputs.shape[-1])
-        return inputs.to(self.device, non_blocking=True), targets
+        return inputs.view(len(sets), -1, inputs.shape[-1]).to(self.device, non_blocking=True)
 
 
 def head_of(parts: Parts) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +30,14 @@ with (  # of which the signals take three quarters of a second, the drawing a qu
         MultilabelAveragePrecision,
         MultilabelF1Score,
     )
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_f1_score,
+    )
 
 CONFUSION_LIMIT = 100  # classes
+BINS = 15  # of confidence
 
 
 def create(task: str, num_outputs: int) -> MetricCollection:
@@ -54,7 +61,7 @@ def create(task: str, num_outputs: int) -> MetricCollection:
         "acc": MulticlassAccuracy(num_outputs, average="micro", validate_args=False),
         "balanced_acc": MulticlassAccuracy(num_outputs, average="macro", validate_args=False),
         "macro_f1": MulticlassF1Score(num_outputs, average="macro", validate_args=False),
-        "ece": MulticlassCalibrationError(num_outputs, n_bins=15, validate_args=False),
+        "ece": MulticlassCalibrationError(num_outputs, n_bins=BINS, validate_args=False),
     }
     if num_outputs <= CONFUSION_LIMIT:
         members["confusion"] = MulticlassConfusionMatrix(num_outputs, validate_args=False)
@@ -70,6 +77,27 @@ def update(metrics: MetricCollection, task: str, outputs: Tensor, targets: Tenso
         metrics.update(torch.sigmoid(outputs), targets.long())
     else:
         metrics.update(torch.softmax(outputs, dim=1), targets)
+
+
+def of_many(outputs: Tensor, targets: Tensor) -> list[dict[str, float]]:
+    """What `create` and `update` measure of a classifier but for the confusion matrix, of many at once.
+
+    Args:
+        outputs: Logits [classifiers, N, K].
+        targets: Classes [classifiers, N].
+    """
+    sure = torch.softmax(outputs.float(), dim=2)
+    chosen, classes = sure.argmax(dim=2), outputs.shape[2]
+    how: dict[str, Any] = {"multidim_average": "samplewise", "validate_args": False}
+    bins: dict[str, Any] = {"num_classes": classes, "n_bins": BINS, "validate_args": False}
+    values = {
+        "acc": multiclass_accuracy(chosen, targets, classes, "micro", **how),
+        "balanced_acc": multiclass_accuracy(chosen, targets, classes, "macro", **how),
+        "ece": torch.stack([multiclass_calibration_error(*pair, **bins) for pair in zip(sure, targets, strict=True)]),
+        "macro_f1": multiclass_f1_score(chosen, targets, classes, average="macro", **how),
+    }
+    columns = torch.stack([*values.values()], dim=1).tolist()  # one look at the device
+    return [dict(zip(values, column, strict=True)) for column in columns]
 
 
 def score(row: Mapping[str, float], monitor: str) -> float:

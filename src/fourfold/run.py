@@ -178,9 +178,10 @@ def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
             with watched(ranks.world, training=False):
                 parts.enter_phase()
             display.epoch(state.epoch, parts.steps)
-            row = _train(parts, given.interrupted, folder, display, profile_step, (yield Due(parts, given.interrupted)))
-            validated = state.epoch % config.trainer.val_every == 0 or state.epoch == config.trainer.epochs
-            improved = validated and _validate(parts, row)
+            trained = yield Due(parts, given.interrupted)
+            row = _train(parts, given.interrupted, folder, display, profile_step, trained)
+            validated = parts.validated_after(state.epoch - 1)
+            improved = validated and _validate(parts, row, None if trained is None else trained.validated)
             if ranks.first:
                 append_jsonl(folder / "metrics.jsonl", row)
                 tracker.log(row)
@@ -269,14 +270,15 @@ def _train_alone(parts: Parts, interrupted: Callable[[], bool], display: Display
     return Trained(whole, time.perf_counter() - started)
 
 
-def _validate(parts: Parts, row: dict[str, float]) -> bool:
-    """Measure the validation split, add it to the row, and say whether this is the best epoch so far."""
+def _validate(parts: Parts, row: dict[str, float], values: dict[str, Any] | None) -> bool:
+    """Measure the validation split, unless that was done already, add it to the row, and say whether this is the best epoch."""
     state = parts.state
     limit = parts.config.trainer.limit_eval_batches
     started = time.perf_counter()
-    with watched(parts.ranks.world, training=False):
-        values = evaluate(parts.validated, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
-    values.pop("confusion", None)
+    if values is None:
+        with watched(parts.ranks.world, training=False):
+            values = evaluate(parts.validated, parts.val.at(0, stop_step=limit), parts.kit, parts.measures)
+        values.pop("confusion", None)
     row.update({f"val/{name}": value for name, value in values.items()})
     if not math.isfinite(values["loss"]):
         raise NonFiniteLoss(
