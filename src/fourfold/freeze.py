@@ -9,7 +9,6 @@ import functools
 import hashlib
 import math
 import types
-from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ class Plan:
 
     def phase_at(self, epoch: int) -> int:
         """Index of the phase that `epoch` belongs to."""
-        return bisect_right(self.phases, epoch, key=lambda phase: phase.start) - 1
+        return sum(phase.start <= epoch for phase in self.phases) - 1
 
     @property
     def learned(self) -> frozenset[str]:
