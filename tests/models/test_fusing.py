@@ -104,7 +104,7 @@ class Two(nn.Module):
             return functional.batch_norm(
                 input=maps, running_mean=norm.running_mean, running_var=norm.running_var, weight=norm.weight, bias=norm.bias
             )
-        if self.way == "viewed":
+        if self.way == "viewed" or (self.way == "sometimes viewed" and len(maps) == 3):
             return self.norm(maps).view(-1)
         if self.way == "rounded":
             return (1e9 * self.norm(maps)).sin()
@@ -132,9 +132,10 @@ def test_statistics_of_a_batch_are_not_folded() -> None:
     assert norms(net, images, Fused()) == 1
 
 
-def test_a_batch_that_takes_another_way_is_answered_as_well() -> None:
-    net, images, fused = statistics(Two("positive")), torch.randn(3, 3, 16, 16), Fused()
+@pytest.mark.parametrize(("way", "size", "more"), [("positive", 3, 3), ("sometimes viewed", 4, 0)])
+def test_a_batch_that_takes_another_way_is_answered_as_well(way: str, size: int, more: float) -> None:
+    net, images, fused = statistics(Two(way)), torch.randn(size, 3, 16, 16), Fused()
     assert norms(net, images, fused) == 0
     with torch.no_grad():
-        assert torch.equal(fused(net, images + 3), net(images + 3))
+        assert torch.equal(fused(net, images[:3] + more), net(images[:3] + more))
         assert torch.equal(fused(net, images), net(images)), "and so are those behind it"

@@ -14,10 +14,11 @@ from fourfold.models.absent import tensors_in
 
 SAMPLE = 2  # images on which it is tried
 TOLERANCE = 1e-4  # of the largest value; a product of folded numbers is rounded otherwise, by 1e-6 or so
+FAILURES = (RuntimeError, AssertionError)  # another way, or a view of what is no longer contiguous, say
 
 Answer = TypeVar("Answer")
 _Folded = tuple[Tensor, Tensor]  # weight and bias of a convolution
-_ASKING = {Tensor.dim, Tensor.size}  # of a tensor's shape, which folding does not change
+_ASKING = {Tensor.dim, Tensor.size, Tensor.__len__}  # of a tensor's shape, which folding does not change
 _ASKING_FOR = {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "is_cuda")}
 
 
@@ -48,7 +49,7 @@ class Fused:
         if self._route is not None:
             try:
                 return _faster(forward, images, self._route)
-            except _Unlike:
+            except FAILURES:
                 self._route = None
         return forward(images)
 
@@ -67,7 +68,7 @@ def _found(forward: Callable[[Tensor], Any], images: Tensor) -> "_Route | None":
         return None
     try:
         other = _faster(forward, images, route)
-    except (RuntimeError, AssertionError):  # a view of what is no longer contiguous, say
+    except FAILURES:
         return None
     same = all(_close(a, b) for a, b in zip(tensors_in(answer), tensors_in(other), strict=True))
     return route if same else None
