@@ -7,13 +7,14 @@ import torch
 import torchvision
 from torch import nn
 
-from fourfold.entries import entries
+from fourfold.entries import entries, named
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t", "efficientnet_b0"])
 def test_the_names_are_those_of_the_state_dict(name: str) -> None:
     with torch.device("meta"):
         net: nn.Module = torchvision.models.get_model(name)
+    assert [*named(net)] == [*net.named_modules()]
     found = [*entries(net)]
     state = net.state_dict(keep_vars=True)
     assert [each.name for each in found] == [*state]
@@ -36,5 +37,7 @@ def test_what_is_shared_comes_once_and_what_no_state_dict_has_never() -> None:
             self.register_buffer("passing", torch.zeros(1), persistent=False)
             self.register_buffer("absent", None)
 
-    found: list[Any] = [each.name for each in entries(Tied())]
+    net = Tied()
+    assert [*named(net)] == [*net.named_modules()]
+    found: list[Any] = [each.name for each in entries(net)]
     assert found == ["kept", "first.weight", "first.bias"]

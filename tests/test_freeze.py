@@ -85,7 +85,7 @@ def test_frozen_tensors_are_bit_identical_after_ten_steps_and_the_rest_learns(na
         assert {id(p) for p in held} == {id(p) for n, p in model.net.named_parameters() if n in phase.trainable}
         assert len(held) == len(phase.trainable)
         before = {key: value.clone() for key, value in model.net.state_dict().items()}
-        frozen = freeze.frozen_names(model.net)
+        frozen = freeze.frozen(model.net)
         proof = freeze.begin_proof(model.net, index, 0)
         train(model.net, optimizer, SIZES[source], steps=10 if index == len(plan.phases) - 1 else 2)
         after = model.net.state_dict()

@@ -128,6 +128,6 @@ def test_what_moves_or_is_not_known_is_not_shared() -> None:
     config = compose([*SMALL, "freeze=classifier_only"])
     stock = Stock()
     before = net.head[0].running_mean
-    stock.own(config, model, freeze.frozen_names(net))
+    stock.own(config, model, freeze.frozen(net))
     assert net.head[0].running_mean is not before
     assert set(*stock._still.values()) == {"first", "pool", "flat"}

@@ -197,7 +197,9 @@ def test_a_frozen_weight_that_moves_fails_the_run_loudly(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(assembly.freeze, "apply", forgetful)
     monkeypatch.setattr(
-        freeze, "frozen_names", lambda net: tuple(name for name in net.state_dict() if not name.startswith(("fc.", "head.")))
+        freeze,
+        "frozen",
+        lambda net: {name: each for name, each in net.state_dict().items() if not name.startswith(("fc.", "head."))},
     )
     frozen = config("freeze=classifier_only")
     with pytest.raises(freeze.FrozenMoved):

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -191,9 +191,9 @@ class Parts:
         if self.shared is not None:
             self.shared.fingerprints.forget()
 
-    def fingerprint(self, net: nn.Module, names: Iterable[str]) -> str:
+    def fingerprint(self, tensors: Mapping[str, Tensor]) -> str:
         """As `freeze.fingerprint`, once for runs that share their tensors."""
-        return (freeze.fingerprint if self.shared is None else self.shared.fingerprints)(net, names)
+        return (freeze.fingerprint if self.shared is None else self.shared.fingerprints)(tensors)
 
     def open_test(self) -> tuple[nn.Module, data.Batches, data.Batches]:
         """Break the seal of the test split, once: what answers, to which batches, and the images of these.
@@ -242,7 +242,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     state = State() if saved is None else checkpoint.state_of(saved)
     phase = max(0, len(state.proofs) - 1)  # each phase that has begun has left a proof
     freeze.apply(net, plan.phases[phase], plan.norm_stats)
-    held = frozenset(freeze.frozen_names(net))
+    held = frozenset(freeze.frozen(net))
     if shared is not None:
         shared.own(config, model, held)
     unmoved = held if len(plan.phases) == 1 else frozenset()
@@ -317,7 +317,7 @@ def _measures(splits: data.Splits, ranks: Ranks, shared: Stock | None) -> Metric
 
 def _refuse_others(net: nn.Module, state: State, folder: Path) -> None:
     """A checkpoint holds what learns. What is frozen has to be what it was."""
-    if state.proofs and state.proofs[-1].before != freeze.fingerprint(net, freeze.frozen_names(net)):
+    if state.proofs and state.proofs[-1].before != freeze.fingerprint(freeze.frozen(net)):
         raise ConfigError(
             f"{folder} was begun from other weights than model.weights gives now: bring those back, or remove the folder to "
             "begin anew"

@@ -17,10 +17,24 @@ class Entry(NamedTuple):
     is_buffer: bool
 
 
+def named(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As `net.named_modules`, which hands each module on through as many generators as lie above it."""
+    seen: set[int] = set()
+    waiting = [("", net)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield name, module
+        start = f"{name}." if name else ""
+        waiting += [(start + key, child) for key, child in reversed(module._modules.items()) if child is not None]
+
+
 def entries(net: nn.Module) -> Iterator[Entry]:
     """Every parameter, and every buffer that the state dict has; what several modules share comes once, as in PyTorch."""
     seen: set[int] = set()
-    for owner, module in net.named_modules():
+    for owner, module in named(net):
         start = f"{owner}." if owner else ""
         for key, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:

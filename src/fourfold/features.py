@@ -398,7 +398,7 @@ def _kept(computed: torch.dtype, asked: str) -> torch.dtype:
 def _prefix(config: RunConfig, model: TransferModel, kit: Kit, take: freeze.Fingerprint) -> str:
     """Hash of what a frozen prefix computes, and how, wherever it ends."""
     told = {
-        "weights": take(model.net, freeze.frozen_names(model.net)),
+        "weights": take(freeze.frozen(model.net)),
         "model": [config.model.name, config.model.source, config.model._target_, config.model.kwargs, config.model.repo],
         "preprocessing": repr(model.preprocessing),
         "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type, _fuses(config, kit)],

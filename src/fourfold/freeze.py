@@ -9,15 +9,15 @@ import functools
 import hashlib
 import math
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fourfold.config import ConfigError, FreezeConfig
-from fourfold.entries import entries
+from fourfold.entries import entries, named
 from fourfold.state import Proof
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
-Fingerprint = Callable[[nn.Module, Iterable[str]], str]
+Fingerprint = Callable[[Mapping[str, Tensor]], str]
 
 
 class FrozenMoved(RuntimeError):
@@ -246,22 +246,21 @@ def _has_statistics(module: nn.Module) -> bool:
     return "running_mean" in module._buffers
 
 
-def frozen_names(net: nn.Module) -> tuple[str, ...]:
-    """State-dict names that may not change now: parameters that do not learn, and buffers of modules held in eval mode."""
+def frozen(net: nn.Module) -> dict[str, Tensor]:
+    """What may not change now, by state-dict name: parameters that do not learn, and buffers of modules held in eval mode."""
     held: dict[str, bool] = {}
-    for name, module in net.named_modules():  # parents first
+    for name, module in named(net):  # parents first
         held[name] = is_held(module) or held.get(name.rpartition(".")[0], False)
-    frozen = (each for each in entries(net) if (held[each.owner] if each.is_buffer else not each.tensor.requires_grad))
-    return tuple(sorted(each.name for each in frozen))
+    found = (each for each in entries(net) if (held[each.owner] if each.is_buffer else not each.tensor.requires_grad))
+    return {each.name: each.tensor for each in sorted(found, key=lambda each: each.name)}
 
 
-def fingerprint(net: nn.Module, names: Iterable[str]) -> str:
-    """SHA-256 over the names and bytes of these entries of the state dict."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and bytes of tensors, in their order."""
     digest = hashlib.sha256()
-    state = {each.name: each.tensor for each in entries(net)}
-    for name in sorted(names):
+    for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -271,12 +270,11 @@ class Fingerprints:
     def __init__(self) -> None:
         self._taken: dict[tuple[tuple[str, int], ...], str] = {}
 
-    def __call__(self, net: nn.Module, names: Iterable[str]) -> str:
+    def __call__(self, tensors: Mapping[str, Tensor]) -> str:
         """As `fingerprint`."""
-        state = {each.name: each.tensor for each in entries(net)}
-        key = tuple((name, state[name].data_ptr()) for name in sorted(names))
+        key = tuple((name, tensor.data_ptr()) for name, tensor in tensors.items())
         if key not in self._taken:
-            self._taken[key] = fingerprint(net, names)
+            self._taken[key] = fingerprint(tensors)
         return self._taken[key]
 
     def forget(self) -> None:
@@ -286,8 +284,8 @@ class Fingerprints:
 
 def begin_proof(net: nn.Module, phase: int, epoch: int, take: Fingerprint = fingerprint) -> Proof:
     """Take the fingerprint of what is frozen now."""
-    names = frozen_names(net)
-    return Proof(phase, (epoch, epoch), len(names), take(net, names))
+    tensors = frozen(net)
+    return Proof(phase, (epoch, epoch), len(tensors), take(tensors))
 
 
 def end_proof(net: nn.Module, proof: Proof, epoch: int, take: Fingerprint = fingerprint) -> Proof:
@@ -296,11 +294,12 @@ def end_proof(net: nn.Module, proof: Proof, epoch: int, take: Fingerprint = fing
     Raises:
         FrozenMoved: a frozen weight or statistic has changed.
     """
-    names = frozen_names(net)
-    after = take(net, names)
-    if after != proof.before or len(names) != proof.tensors:
+    tensors = frozen(net)
+    after = take(tensors)
+    if after != proof.before or len(tensors) != proof.tensors:
         raise FrozenMoved(
-            f"something frozen moved between epochs {proof.epochs[0]} and {epoch}: {len(names)} tensors hash to {after[:12]}, "
-            f"before to {proof.before[:12]}; the run's numbers cannot be trusted, please report the model and the strategy"
+            f"something frozen moved between epochs {proof.epochs[0]} and {epoch}: {len(tensors)} tensors hash to "
+            f"{after[:12]}, before to {proof.before[:12]}; the run's numbers cannot be trusted, please report the model and "
+            "the strategy"
         )
     return Proof(proof.phase, (proof.epochs[0], epoch), proof.tensors, proof.before, after)

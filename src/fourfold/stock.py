@@ -11,7 +11,7 @@ from torch import nn
 
 from fourfold import data, features, freeze, metrics, models
 from fourfold.config import RunConfig
-from fourfold.entries import entries
+from fourfold.entries import entries, named
 from fourfold.metrics import MetricCollection
 from fourfold.models import TransferModel
 from fourfold.seeding import rng_state, set_rng_state
@@ -78,7 +78,7 @@ class Stock:
         Args:
             config: Of the run.
             model: What `model` gave, frozen.
-            held: What cannot change, by `freeze.frozen_names`.
+            held: What cannot change, by `freeze.frozen`.
         """
         net, moving = model.net, {*model.heads}  # modules, by name
         for each in entries(net):
@@ -89,7 +89,7 @@ class Stock:
                 each.module._buffers[each.key] = each.tensor.clone()
             else:
                 each.tensor.data = each.tensor.data.clone()
-        for owner, module in net.named_modules():  # what no state dict has
+        for owner, module in named(net):  # what no state dict has
             passing = {key: module._buffers[key] for key in module._non_persistent_buffers_set}
             module._buffers.update({key: buffer.clone() for key, buffer in passing.items() if buffer is not None})
             if passing:

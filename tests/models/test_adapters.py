@@ -121,7 +121,7 @@ def test_adapters_and_head_learn_and_nothing_else_moves(kind: str) -> None:
     assert freeze.end_proof(model.net, proof, 1).after == proof.before
     moved = {name for name, parameter in model.net.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == model.adapters | head
-    frozen = {name.replace(".base_layer", "") for name in freeze.frozen_names(model.net)}
+    frozen = {name.replace(".base_layer", "") for name in freeze.frozen(model.net)}
     assert frozen == set(plain().net.state_dict()) - head  # weights, and the statistics of batch norm
 
 
