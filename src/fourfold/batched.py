@@ -188,8 +188,9 @@ class _Stack:
         places = np.stack([each.places(positions, 0) for each in stored])
         targets = torch.stack([each.labels[positions] for each in stored]).to(self.device, non_blocking=True)
         outputs: list[Tensor] = []
-        for start in range(0, len(positions), members[0].val.batch_size):
-            rows = self._rows(stored, places[:, start : start + members[0].val.batch_size])
+        size = members[0].train.batch_size  # so that no more rows are read at a time than in training
+        for start in range(0, len(positions), size):
+            rows = self._rows(stored, places[:, start : start + size])
             outputs.append(self._logits(rows.to(members[0].kit.autocast or rows.dtype), at))
         logits = torch.cat(outputs, dim=1)
         pairs = zip(members, logits, targets, strict=True)

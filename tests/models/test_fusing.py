@@ -106,6 +106,11 @@ class Two(nn.Module):
             )
         if self.way == "viewed" or (self.way == "sometimes viewed" and len(maps) == 3):
             return self.norm(maps).view(-1)
+        if self.way == "short" and images.mean() > 1:
+            return maps
+        if self.way == "crossed":
+            other = torch.conv2d(images, self.conv.weight)
+            return self.norm(other if images.mean() > 1 else maps)
         if self.way == "rounded":
             return (1e9 * self.norm(maps)).sin()
         return self.norm(maps.relu() if self.way == "positive" and images.mean() > 1 else maps)
@@ -132,7 +137,9 @@ def test_statistics_of_a_batch_are_not_folded() -> None:
     assert norms(net, images, Fused()) == 1
 
 
-@pytest.mark.parametrize(("way", "size", "more"), [("positive", 3, 3), ("sometimes viewed", 4, 0)])
+@pytest.mark.parametrize(
+    ("way", "size", "more"), [("positive", 3, 3), ("short", 3, 3), ("crossed", 3, 3), ("sometimes viewed", 4, 0)]
+)
 def test_a_batch_that_takes_another_way_is_answered_as_well(way: str, size: int, more: float) -> None:
     net, images, fused = statistics(Two(way)), torch.randn(size, 3, 16, 16), Fused()
     assert norms(net, images, fused) == 0

@@ -56,8 +56,10 @@ class Fused:
 
 def _faster(forward: Callable[[Tensor], Answer], images: Tensor, route: "_Route") -> Answer:
     images = images.contiguous(memory_format=torch.channels_last)
-    with _Following(route):
-        return forward(images)
+    with _Following(route) as following:
+        answer = forward(images)
+    following.end()
+    return answer
 
 
 def _found(forward: Callable[[Tensor], Any], images: Tensor) -> "_Route | None":
@@ -88,11 +90,11 @@ class _Route:
 
     funcs: list[Callable[..., Any]]
     convolutions: dict[int, _Folded]
-    norms: set[int]  # whose work the convolutions do
+    norms: dict[int, int]  # whose work is done: by which convolution
 
 
 class _Unlike(RuntimeError):
-    """This pass calls other functions than the one that was followed."""
+    """This pass calls other functions than the one that was followed, or gives a norm something else."""
 
 
 class _Recording(TorchFunctionMode):
@@ -116,6 +118,7 @@ class _Following(TorchFunctionMode):
     def __init__(self, route: _Route) -> None:
         super().__init__()
         self._route, self._at = route, -1
+        self._answers: dict[int, Tensor] = {}  # of the folded convolutions, until their norms come
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -124,11 +127,21 @@ class _Following(TorchFunctionMode):
         if self._at >= len(self._route.funcs) or func != self._route.funcs[self._at]:
             raise _Unlike
         if self._at in self._route.norms:
-            return _norm_of(*args, **(kwargs or {}))[0]
+            given, *_ = _norm_of(*args, **(kwargs or {}))
+            if given is not self._answers.pop(self._route.norms[self._at]):
+                raise _Unlike
+            return given
         if self._at in self._route.convolutions:
             images, _, _, *settings = _convolution_of(*args, **(kwargs or {}))
-            return torch.conv2d(images, *self._route.convolutions[self._at], *settings)
+            answer = torch.conv2d(images, *self._route.convolutions[self._at], *settings)
+            self._answers[self._at] = answer
+            return answer
         return func(*args, **(kwargs or {}))
+
+    def end(self) -> None:
+        """See that the whole route was taken."""
+        if self._at + 1 < len(self._route.funcs):
+            raise _Unlike
 
 
 def _route(calls: list[_Call], answer: list[Tensor]) -> _Route | None:
@@ -139,7 +152,7 @@ def _route(calls: list[_Call], answer: list[Tensor]) -> _Route | None:
             for tensor in tensors_in((call.args, call.kwargs)):
                 takers.setdefault(id(tensor), []).append(at)
     convolutions: dict[int, _Folded] = {}
-    norms: set[int] = set()
+    norms: dict[int, int] = {}
     some = False
     for at, call in enumerate(calls):
         if call.func != torch.conv2d:
@@ -154,7 +167,7 @@ def _route(calls: list[_Call], answer: list[Tensor]) -> _Route | None:
         if taken is call.answer and not training and mean is not None and weight.dtype == torch.float32:
             weight, bias = fuse_conv_bn_weights(weight, bias, mean, var, eps, scale, shift)
             convolutions[at] = (weight.detach().contiguous(memory_format=torch.channels_last), bias.detach())
-            norms.add(taken_by[0])
+            norms[taken_by[0]] = at
     return _Route([call.func for call in calls], convolutions, norms) if some else None
 
 
