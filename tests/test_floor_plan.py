@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fourfold"
 CONF = ROOT / "conf"
 
-GROUND = {"allocator", "config", "imports", "scores", "zoo"}
+GROUND = {"allocator", "config", "imports", "records", "scores", "zoo"}
 FACTS = {
     "advice",
     "checks",

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fourfold.files import replacing
+from fourfold.records import asdict
 from fourfold.seeding import in_tensors, of_tensors, rng_state, set_rng_state
 from fourfold.state import Proof, State
 from fourfold.zoo import ModelEmaV3

@@ -80,7 +80,7 @@ def run_id(plain: dict[str, Any]) -> str:
     """Hash of the settings that change the result.
 
     Args:
-        plain: a RunConfig as nested dicts (`dataclasses.asdict`, or `config.json` read back).
+        plain: a RunConfig as nested dicts (`records.asdict`, or `config.json` read back).
 
     Returns:
         12 hexadecimal characters. Numbers that are equal for their field's type hash equally (`lr: 1` and `lr: 1.0`), but
@@ -111,7 +111,7 @@ def parts_id(plain: dict[str, Any]) -> str:
 @functools.cache  # of the keys that a sweep names; each of its cells asks
 def in_the_parts(key: str) -> bool:
     """Whether a key changes what a run is built of. The name of a group does: its options may set anything."""
-    if is_dataclass(get_type_hints(RunConfig).get(key)):
+    if is_dataclass(_hints(RunConfig).get(key)):
         return True
     return not any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_IN_THE_PARTS)
 
@@ -171,11 +171,17 @@ def _origin(weights: str | None) -> str | None:
     return f"run:{run[1]}/{path.name}" if run else weights
 
 
+@functools.cache  # of a dozen classes; every run is known by them several times
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _canonical(value: Any, hint: Any, key: str, left_out: set[str]) -> Any:
     """`value` without the keys of `left_out`, its numbers written as the schema's type `hint` reads them."""
     kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
     if isinstance(value, dict):
-        hints = get_type_hints(hint) if is_dataclass(hint) else {}
+        of_schema = is_dataclass(hint)
+        hints = _hints(hint) if of_schema else {}
         children = {name: f"{key}.{name}".lstrip(".") for name in value}
         return {
             name: _canonical(child, hints.get(name, Any), children[name], left_out)

@@ -7,13 +7,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fourfold.config import RunConfig, TrainerConfig
 from fourfold.files import read_json, write_json
+from fourfold.records import asdict
 
 log = logging.getLogger(__name__)
 FILE = "memory.json"

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fourfold.files import lock, read_json, write_json
 from fourfold.loop import Batch, Kit, kernels_tried, train_one_epoch
 from fourfold.models.frontier import Absent
 from fourfold.ranks import Ranks
+from fourfold.records import asdict
 from fourfold.seeding import rng_state, set_rng_state
 from fourfold.state import State
 

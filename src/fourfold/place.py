@@ -5,7 +5,7 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fourfold.advice import EVIDENCE, STUDY
@@ -14,6 +14,7 @@ from fourfold.config import ConfigError, FreezeConfig, RunConfig
 from fourfold.measuring import measure, refuse, remembered
 from fourfold.placement import Placement, Size, recalled
 from fourfold.prospects import varying
+from fourfold.records import asdict
 from fourfold.task import finish_start
 
 STRATEGIES = ("classifier_only", "last_blocks", "full")  # whose learning parameters are counted

@@ -6,13 +6,14 @@ The record alone, as `measuring.py` makes it; to read what a study has measured 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fourfold.advice import EVIDENCE
 from fourfold.config import PlaceConfig, RunConfig
 from fourfold.files import read_json, write_json
+from fourfold.records import asdict
 from fourfold.transferability import Lift
 
 FILE = "placements.json"  # in the folder of a study

@@ -5,7 +5,7 @@ Hydra writes last, over whatever the groups say; so what differs in plain values
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from fourfold import identity
 from fourfold.compose import Start, start_of, to_run_config, user_dirs
 from fourfold.config import RunConfig
+from fourfold.records import asdict
 from fourfold.study.space import Cell, corners
 from fourfold.study.trials import label
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from fourfold.compose import compose
 from fourfold.config import RunConfig
 from fourfold.files import lock, read_json, write_json
 from fourfold.measuring import class_means
+from fourfold.records import asdict
 from fourfold.transferability import domain_similarity, prototype_emd
 
 FILE = "similarities.json"

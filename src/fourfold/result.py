@@ -1,7 +1,6 @@
 """The record of a finished run, which every table, report and tracker is made from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from fourfold.drift import Change
 from fourfold.entries import entries
 from fourfold.memory import Portion, peak
 from fourfold.provenance import git_revision, versions
+from fourfold.records import asdict
 
 
 def describe(

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fourfold.memory import OutOfMemory, Portion, measure_peak, release, watched
 from fourfold.mistakes import Answers
 from fourfold.profiler import profiling
 from fourfold.ranks import Ranks, joined
+from fourfold.records import asdict
 from fourfold.result import describe, headline
 from fourfold.seeding import seed_everything
 from fourfold.stock import Stock

@@ -4,12 +4,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourfold import identity
 from fourfold.config import ConfigError, RunConfig
+from fourfold.records import asdict
 from fourfold.trial import Pruned, Trial
 
 if TYPE_CHECKING:

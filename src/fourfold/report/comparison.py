@@ -1,7 +1,7 @@
 """Two studies side by side: in each place that both have, what became better, and how surely."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fourfold.records import asdict
 from fourfold.report.wording import heading, headline, p_value, several, short, signed, signed_interval, spread
 from fourfold.study.cells import Cell, pair
 from fourfold.study.metric import Metric

@@ -1,9 +1,9 @@
 """The report's numbers for other programs: what `report.json` holds. Fractions stay 0 to 1."""
 
 import math
-from dataclasses import asdict
 from typing import Any
 
+from fourfold.records import asdict
 from fourfold.report import methods
 from fourfold.report.commands import repeat
 from fourfold.report.positions import displaced, foretold

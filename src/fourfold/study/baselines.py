@@ -1,12 +1,13 @@
 """Points that a cell of a search tries before its sampler is asked: the textbook's, and the best of an older study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourfold import identity
 from fourfold.config import ConfigError, RunConfig
+from fourfold.records import asdict
 from fourfold.study.metric import metric_of
 from fourfold.study.results import Result, collect
 from fourfold.study.space import holds, to_overrides

@@ -8,13 +8,14 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fourfold.files import read_json, read_jsonl, write_json, write_text
+from fourfold.records import asdict
 from fourfold.scores import HEADLINE
 from fourfold.study.cells import Cell
 from fourfold.study.quadrants import Place, arrange

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rich.console import Console
 from fourfold.config import ConfigError, RunConfig
 from fourfold.estimate import Estimate
 from fourfold.files import lock, read_json, write_json
+from fourfold.records import asdict
 
 FILE = "preflight.json"
 LONGEST = 300  # characters of a failure

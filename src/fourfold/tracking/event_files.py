@@ -1,12 +1,12 @@
 """TensorBoard: curves while a run trains, its hyper-parameters when it ends. https://www.tensorflow.org/tensorboard"""
 
-import dataclasses
 import functools
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fourfold.config import ConfigError, RunConfig
+from fourfold.records import asdict
 from fourfold.tracking.tracker import Tracker
 
 NOT_HYPERPARAMETERS = ("logger", "paths", "search", "debug")
@@ -56,7 +56,7 @@ def hyperparameters(config: RunConfig) -> dict[str, bool | str | float | int | N
     """The configuration as TensorBoard takes it: dotted names, and words for what is neither a number nor a word."""
     return {
         name: value if isinstance(value, bool | int | float | str | None) else str(value)
-        for name, value in _flat(dataclasses.asdict(config), "")
+        for name, value in _flat(asdict(config), "")
         if name.split(".")[0] not in NOT_HYPERPARAMETERS
     }
 

@@ -3,7 +3,6 @@
 Written against wandb 0.31. W&B keeps one session per process (`wandb.setup`), which `wandb.teardown` ends.
 """
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -25,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from fourfold.config import ConfigError, RunConfig
 from fourfold.files import write_text
 from fourfold.identity import strategy
+from fourfold.records import asdict
 from fourfold.tracking.tracker import Tracker
 from fourfold.trial import Pruned, Stopped, Trial
 
@@ -114,7 +114,7 @@ class WandbRun(Tracker):
     def _recorded(self) -> dict[str, Any]:
         """The configuration of the run, and where it belongs."""
         place = {} if self._trial.cell is None else {"trial": {"cell": self._trial.cell, "number": self._trial.number}}
-        return {**dataclasses.asdict(self._config), "run_id": self._run_id, "folder": str(self._folder), **place}
+        return {**asdict(self._config), "run_id": self._run_id, "folder": str(self._folder), **place}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for hook in self._hooks.values():
@@ -290,7 +290,7 @@ def short_name(overrides: tuple[str, ...]) -> str:
 
 def tags(config: RunConfig) -> list[str]:
     """Data set, model, strategy and quadrant, then the user's own, cut to what W&B takes; it refuses a run for one bad tag."""
-    names = (config.dataset.name, config.model.name, strategy(dataclasses.asdict(config)), config.quadrant.name)
+    names = (config.dataset.name, config.model.name, strategy(asdict(config)), config.quadrant.name)
     cut = [(name or "").strip()[:TAG_LENGTH].strip() for name in (*names, *config.logger.wandb.tags)]
     return list(dict.fromkeys(tag for tag in cut if tag))
 

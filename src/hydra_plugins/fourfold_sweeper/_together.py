@@ -1,5 +1,6 @@
 """Which trials a process takes at once, to train their heads together: those that differ in nothing but numbers."""
 
+import gc
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
 
 LIMIT = 64  # runs begin inside each other, some ten of Python's frames each
+SELDOM = 20_000  # objects made between two looks for garbage, which go through all that so many runs hold, and find little
 
 
 class Together:
@@ -62,10 +64,13 @@ class Together:
 
         task = self._sweeper.task
         task.chorus = Chorus(deque(partial(launch, [job], first + i) for i, job in enumerate(jobs)))
+        usual = gc.get_threshold()
+        gc.set_threshold(SELDOM, *usual[1:])
         try:
             task.chorus.begin()
         finally:
             task.chorus = None
+            gc.set_threshold(*usual)
 
     def _kind(self, job: Job) -> tuple[str, ...]:
         return tuple(each for each in job.overrides if in_the_parts(each.partition("=")[0].lstrip("+~")))
