@@ -4,7 +4,10 @@ The backbone of the embedded study on 32 px noise, fine-tuned whole (images) or 
 seconds of the process, imports included, and its largest resident memory. Cost per image is of an image in an epoch, between
 this row and the one before, so that what is paid once falls out; so is the cost per run.
 
-    python scripts/bench/scaling.py [--images 100 1000 10000] [--runs 1 8 64]
+Then heads: what each further run of a sweep over learning rates costs, and what the same head costs alone, in a bare loop of
+torch on features in memory, without validation, test, checkpoint or record.
+
+    python scripts/bench/scaling.py [--images 100 1000 10000] [--runs 1 8 64] [--heads 1000 10000]
 """
 
 import argparse
@@ -13,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +24,8 @@ from pathlib import Path
 import torch
 
 EPOCHS = 2
+HEAD_EPOCHS, FEATURES, CLASSES, BATCH = 10, 64, 10, 32
+HEADS = (8, 64)  # runs of the two sweeps whose difference is what further runs cost
 COMMON = (
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.val_size=50", "model=micro_resnet", "trainer.device=cpu",
     "trainer.threads=1", "trainer.progress=false", f"trainer.epochs={EPOCHS}", "logger=none",
@@ -47,21 +53,50 @@ def table(title: str, unit: str, counts: Sequence[int], rows: Sequence[tuple[flo
         last = (count, seconds)
 
 
+def further(images: int, *words: str) -> float:
+    """CPU seconds of each further run of a sweep over learning rates of a head."""
+    size = (f"dataset.kwargs.size={images + 50}", f"trainer.epochs={HEAD_EPOCHS}", f"trainer.batch_size={BATCH}")
+    rates = (",".join(f"{rate * 1e-3:.3g}" for rate in range(1, count + 1)) for count in HEADS)
+    fewer, more = (measured(*words, *size, "optimizer=sgd", f"optimizer.lr={some}")[0] for some in rates)
+    return (more - fewer) / (HEADS[1] - HEADS[0])
+
+
+def alone(images: int) -> float:
+    """CPU seconds of one head on features in memory."""
+    torch.set_num_threads(1)
+    features, labels = torch.randn(images, FEATURES), torch.randint(0, CLASSES, (images,))
+    for _ in range(2):  # the first warms up
+        began = time.process_time()
+        layer = torch.nn.Linear(FEATURES, CLASSES)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(HEAD_EPOCHS):
+            for chosen in torch.randperm(images).split(BATCH):
+                torch.nn.functional.cross_entropy(layer(features[chosen]), labels[chosen]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        took = time.process_time() - began
+    return took
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--heads", type=int, nargs="+", default=[1000, 10000], help="training images of sweeps of heads")
     asked = parser.parse_args()
     for counts in (asked.images, asked.runs):
         if any(more <= fewer for fewer, more in pairwise(counts)):
             parser.error("counts have to rise")
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
-    images = [measured(f"dataset.kwargs.size={count + 50}", "freeze=from_scratch") for count in asked.images]
-    table("images", "image and epoch", asked.images, images, EPOCHS)
+    rows = [measured(f"dataset.kwargs.size={count + 50}", "freeze=from_scratch") for count in asked.images]
+    table("images", "image and epoch", asked.images, rows, EPOCHS)
     with tempfile.TemporaryDirectory() as folder:
         frozen = ("-m", "freeze=classifier_only", f"model.weights={start(Path(folder))}")
         runs = [measured(*frozen, f"seed=range({count})") for count in asked.runs]
-    table("runs", "run", asked.runs, runs, 1)
+        table("runs", "run", asked.runs, runs, 1)
+        print(f"\n{'images':>10} {'further run':>12} {'head alone':>12}   CPU s, {HEAD_EPOCHS} epochs")
+        for images in asked.heads:
+            print(f"{images:10} {further(images, *frozen):12.3f} {alone(images):12.3f}", flush=True)
 
 
 def start(folder: Path) -> Path:
