@@ -33,6 +33,7 @@ from fourfold import (
 from fourfold.config import ConfigError, RunConfig, nearest
 from fourfold.loop import Kit, ready
 from fourfold.metrics import MetricCollection
+from fourfold.models.fusing import FusedPrefix
 from fourfold.ranks import Ranks
 from fourfold.scores import HEADLINE
 from fourfold.state import State
@@ -130,6 +131,8 @@ class Parts:
         self.val = _over(self.stored.val, self.val)
         if self.stored.train is not None:
             self.trained, self.train = self.stored.split.suffix, _over(self.stored.train, self.train)
+        elif self.compiled is None and features.fuses(self.config, self.kit):
+            self.trained = FusedPrefix(self.stored.split)
 
     def _images_needed(self) -> str | None:
         """Why stored activations cannot stand for the images, whatever is frozen."""
@@ -206,7 +209,7 @@ class Parts:
             return self.net, images, images
         if self.compiled is not None:
             self.compiled.use(False)
-        rows = features.of_test(self.stored, self.config, self.model, self.splits, images, self.kit, self.fingerprint)
+        rows = features.of_test(self.stored, self.config, self.net, self.splits, images, self.kit)
         if rows is None:
             return self.net, images, images
         return self.stored.split.suffix, _over(rows, images), images
@@ -228,7 +231,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     splits = _splits(config, model, shared)
     train, val = _batches(config, splits, ranks)
     net = _placed(model.net, config, ranks)
-    plan = freeze.plan(model, config.freeze_strategy, config.trainer.epochs)
+    plan = _plan(config, model, shared)
     config = _at_pace(config, net, plan, train, partial(_kit, splits=splits, model=model, ranks=ranks), folder, ranks)
     if config.trainer.channels_last:
         net = net.to(memory_format=torch.channels_last)
@@ -298,6 +301,11 @@ def _model(config: RunConfig, ranks: Ranks, shared: Stock | None) -> models.Tran
     if config.adapt.name == "dann":
         adaptation.add_domain_classifier(model.net, model.heads[0])
     return model
+
+
+def _plan(config: RunConfig, model: models.TransferModel, shared: Stock | None) -> freeze.Plan:
+    make = partial(freeze.plan, model, config.freeze_strategy, config.trainer.epochs)
+    return make() if shared is None else shared.plan(config, make)
 
 
 def _splits(config: RunConfig, model: models.TransferModel, shared: Stock | None) -> data.Splits:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from fourfold.loop import Kit, autocast, ready
 from fourfold.models import TransferModel, frontier
 from fourfold.models.fusing import Fused
 from fourfold.provenance import versions
+from fourfold.records import asdict
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class Features:
     train: ActivationSet | None  # None: the training images differ from epoch to epoch
     val: ActivationSet
     known: Known
+    prefix: str  # hash of what the frozen prefix computes
 
 
 def build(
@@ -158,17 +160,11 @@ def build(
     told = "" if train is not None else "; the training images change from epoch to epoch (cache.views=8 would store 8 of each)"
     size = sum(torch.Size(slot.shape).numel() * _kept(slot.dtype, config.cache.dtype).itemsize for slot in found.cut.slots)
     log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, size / 1e3, told)
-    return Features(found, train, val, known)
+    return Features(found, train, val, known, prefix)
 
 
 def of_test(
-    features: Features,
-    config: RunConfig,
-    model: TransferModel,
-    splits: Splits,
-    images: Batches,
-    kit: Kit,
-    take: freeze.Fingerprint = freeze.fingerprint,
+    features: Features, config: RunConfig, net: nn.Module, splits: Splits, images: Batches, kit: Kit
 ) -> ActivationSet | None:
     """What the prefix makes of the test images, once they are open; None where the whole network shall read them.
 
@@ -181,9 +177,8 @@ def of_test(
     """
     if any(_kept(slot.dtype, config.cache.dtype) != slot.dtype for slot in features.split.cut.slots):
         return None
-    prefix = _prefix(config, model, kit, take)
     try:
-        rows = _stored(config, splits, kit, features.split, features.known, prefix, images.dataset, "test", None)
+        rows = _stored(config, splits, kit, features.split, features.known, features.prefix, images.dataset, "test", None)
     except NoRoom as reason:
         log.info("the whole network reads the test images: %s", reason)
         return None
@@ -191,7 +186,7 @@ def of_test(
     tested = range(len(rows) if limit is None else min(len(rows), limit * images.batch_size))
     if left := _unanswered(features, rows, tested):
         batches = _batches(config, _Views(images.dataset, [(at, 0) for at in left], None))
-        _check(features, rows, model.net, left, (inputs for step in batches.at(0) for inputs, *_ in step), kit)
+        _check(features, rows, net, left, (inputs for step in batches.at(0) for inputs, *_ in step), kit)
     return rows
 
 
@@ -294,7 +289,7 @@ def _stored(
     keys = indices[:, None] * count + np.arange(count)  # [N, K]
     where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
 
-    fused = known.fused_of(f"{prefix} {found.cut}") if _fuses(config, kit) else None
+    fused = known.fused_of(f"{prefix} {found.cut}") if fuses(config, kit) else None
 
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
@@ -401,14 +396,16 @@ def _prefix(config: RunConfig, model: TransferModel, kit: Kit, take: freeze.Fing
         "weights": take(freeze.frozen(model.net)),
         "model": [config.model.name, config.model.source, config.model._target_, config.model.kwargs, config.model.repo],
         "preprocessing": repr(model.preprocessing),
-        "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type, _fuses(config, kit)],
+        "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type, fuses(config, kit)],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _fuses(config: RunConfig, kit: Kit) -> bool:
-    """Whether the prefix may round as other kernels do: never where a run shall repeat to the bit what others make of it."""
-    return kit.ranks.device.type == "cpu" and kit.autocast is None and not config.trainer.deterministic
+def fuses(config: RunConfig, kit: Kit) -> bool:
+    """Whether the prefix may round as other kernels do: where nothing but a head learns from it, whose numbers then differ as
+    little. Behind layers that learn, and above all behind their batch norms, rounding grows from step to step."""
+    plain = kit.ranks.device.type == "cpu" and kit.autocast is None and not config.trainer.deterministic
+    return plain and freeze.head_alone(config.freeze_strategy)
 
 
 def _key(config: RunConfig, prefix: str, found: frontier.Split, images: dict[str, Any], kept: str) -> str:

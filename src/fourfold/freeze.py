@@ -75,6 +75,12 @@ class Plan:
         return self.phases[self.phase_at(epoch)].trainable
 
 
+def head_alone(config: FreezeConfig) -> bool:
+    """Whether nothing but the head of a network ever learns, from the first epoch to the last."""
+    phases = config.unfreeze_every is not None or config.probe_epochs is not None
+    return config.trainable == "head" and config.adapter.kind == "none" and not phases
+
+
 def plan(model: "TransferModel", config: FreezeConfig, epochs: int) -> Plan:
     """Turn a strategy into phases and parameter groups for `model`.
 
@@ -86,7 +92,7 @@ def plan(model: "TransferModel", config: FreezeConfig, epochs: int) -> Plan:
     Raises:
         ConfigError: The strategy asks for what this model does not have.
     """
-    names = [name for name, _ in model.net.named_parameters()]
+    names = [each.name for each in entries(model.net) if not each.is_buffer]
     in_blocks = {name for block in model.blocks for name in block.params}
     head = frozenset(name for name in names if name not in in_blocks)
     final = head | model.adapters | _backbone_part(model, config)
@@ -167,13 +173,13 @@ def _groups(model: "TransferModel", config: FreezeConfig, phases: tuple[Phase, .
     """Every parameter that ever learns, exactly once, by phase, depth and weight decay."""
     depth_of = {name: len(model.blocks) - i for i, block in enumerate(model.blocks) for name in block.params}
     members: dict[tuple[int, float, bool], list[str]] = {}
-    for name, parameter in model.net.named_parameters():
-        joins = next((i for i, phase in enumerate(phases) if name in phase.trainable), None)
+    for each in entries(model.net):
+        joins = next((i for i, phase in enumerate(phases) if each.name in phase.trainable), None)
         if joins is None:
             continue
-        depth = depth_of.get(name, 0)  # the head is at depth 0
+        depth = depth_of.get(each.name, 0)  # the head is at depth 0
         lr_mult = config.layer_decay**depth * (config.backbone_lr_mult if depth else 1.0)
-        members.setdefault((joins, lr_mult, parameter.ndim > 1), []).append(name)
+        members.setdefault((joins, lr_mult, each.tensor.ndim > 1), []).append(each.name)
     ordered = sorted(members.items(), key=lambda item: (item[0][0], -item[0][1], not item[0][2]))
     return tuple(
         Group(f"phase{joins}/lr_x{lr_mult:.3g}/{'decay' if decay else 'no_decay'}", tuple(params), lr_mult, decay, joins)

@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Collection, Hashable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from fourfold.config import RunConfig
 from fourfold.entries import entries, named
 from fourfold.metrics import MetricCollection
 from fourfold.models import TransferModel
+from fourfold.records import asdict
 from fourfold.seeding import rng_state, set_rng_state
 
 PLAIN = ("torch", "torchvision", "timm")  # packages whose modules know of no other than those inside them
@@ -35,16 +36,15 @@ class Stock:
         self._models: dict[Hashable, dict[int, tuple[TransferModel, Any]]] = {}
         self._splits: dict[Hashable, dict[int, data.Splits]] = {}
         self._measures: dict[Hashable, MetricCollection] = {}
+        self._plans: dict[Hashable, freeze.Plan] = {}
         self._still: dict[Hashable, tuple[str, ...]] = {}  # modules that are lent, by what runs must have in common
 
     @staticmethod
     def serves(config: RunConfig) -> bool:
         """Whether nothing but the head of a run ever learns, on a backbone that neither the seed nor other images change."""
         strategy = config.freeze_strategy
-        phases = strategy.unfreeze_every is not None or strategy.probe_epochs is not None
-        alone = strategy.trainable == "head" and strategy.adapter.kind == "none" and not phases
         as_it_is = strategy.norm_stats != "stochastic" and config.adapt.name == "none"
-        return alone and as_it_is and strategy.pretrained and config.model.weights is not None
+        return freeze.head_alone(strategy) and as_it_is and strategy.pretrained and config.model.weights is not None
 
     def model(self, config: RunConfig, num_outputs: int, device: torch.device) -> TransferModel:
         """As `models.create` on the device, after `seed_everything`: a network of its own around the tensors of the others."""
@@ -97,7 +97,14 @@ class Stock:
         if _kind(config) not in self._still:
             self._still[_kind(config)] = _still(net, moving)
 
-    def splits(self, config: RunConfig, load: Any) -> data.Splits:
+    def plan(self, config: RunConfig, make: Callable[[], freeze.Plan]) -> freeze.Plan:
+        """What `make` gives; the names of what learns are the same in all networks of a kind."""
+        key = (_kind(config), config.trainer.epochs)
+        if key not in self._plans:
+            self._plans[key] = make()
+        return self._plans[key]
+
+    def splits(self, config: RunConfig, load: Callable[[], data.Splits]) -> data.Splits:
         """What `load` gives, with a seal of its own."""
         seeds = _recent(self._splits, _key(config.dataset, config.transform, config.model, config.cache.images), KEPT)
         seed = config.seed if config.dataset.split_seed is None else 0

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from fourfold.models.absent import tensors_in
+from fourfold.models.cut import Split
 
 SAMPLE = 2  # images on which it is tried
 TOLERANCE = 1e-4  # of the largest value; a product of folded numbers is rounded otherwise, by 1e-6 or so
@@ -52,6 +53,20 @@ class Fused:
             except FAILURES:
                 self._route = None
         return forward(images)
+
+
+class FusedPrefix(nn.Module):
+    """A network that trains on images, its frozen prefix fused: for images that differ from epoch to epoch."""
+
+    def __init__(self, split: Split) -> None:
+        super().__init__()
+        self.suffix = split.suffix
+        self._prefix = split.prefix
+        self._fused = Fused()
+
+    def forward(self, images: Tensor) -> Any:
+        """As the network, whose suffix alone learns."""
+        return self.suffix(*self._fused(self._prefix, images))
 
 
 def _faster(forward: Callable[[Tensor], Answer], images: Tensor, route: "_Route") -> Answer:
