@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fourfold.study.results import collect, unfinished
+from fourfold.study.results import collect, read_runs
 
 from .synthetic import write_run, write_unfinished
 
@@ -40,10 +40,10 @@ def test_half_written_failed_and_foreign_folders_are_named_and_not_counted(tmp_p
     (tmp_path / "wandb" / "run-1" / "config.json").write_text("{}")
 
     assert [result.folder for result in collect(tmp_path)] == [whole]
-    status = {each.status: each.reason for each in unfinished(tmp_path)}
-    assert len(unfinished(tmp_path)) == 6
+    status = {each.status: each.reason for each in read_runs(tmp_path)[1]}
+    assert len(read_runs(tmp_path)[1]) == 6
     assert set(status) == {"failed", "interrupted", "unreadable"}
-    reasons = " ".join(each.reason for each in unfinished(tmp_path))
+    reasons = " ".join(each.reason for each in read_runs(tmp_path)[1])
     assert "the loss became nan" in reasons
     assert "NonFiniteLoss: the loss is nan" in reasons
     assert "3 of 10 epochs done" in reasons

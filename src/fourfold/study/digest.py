@@ -19,7 +19,7 @@ from fourfold.records import asdict
 from fourfold.scores import HEADLINE
 from fourfold.study.cells import Cell
 from fourfold.study.quadrants import Place, arrange
-from fourfold.study.results import UNREADABLE, Result, Unfinished, collect, unfinished
+from fourfold.study.results import UNREADABLE, Result, Unfinished, read_runs
 from fourfold.study.trials import TrialView, label
 
 # As a night is told in the morning. A folder alone cannot say whether its run is `unfinished` or still going on; trials can.
@@ -120,8 +120,8 @@ def digest(folder: Path, trials: Sequence[TrialView] = ()) -> Digest:
         folder: a study's folder, or a folder of studies.
         trials: of the study's search, if it has one.
     """
-    results = collect(folder)
-    found = {each.folder.resolve(): _unfinished(each, folder) for each in unfinished(folder)}
+    results, unfinished = read_runs(folder)
+    found = {each.folder.resolve(): _unfinished(each, folder) for each in unfinished}
     found |= {result.folder.resolve(): _done(result, folder) for result in results}
     unplaced = []
     for view in _latest(trials, folder):

@@ -16,7 +16,7 @@ from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA, essential
 from fourfold.placement import FILE, Kept, Placement, kept
 from fourfold.study.cells import Cell, by_weight, form, number, varying
 from fourfold.study.metric import Metric, metric_of
-from fourfold.study.results import UNREADABLE, Quadrant, Result, Unfinished, collect, flat, unfinished
+from fourfold.study.results import UNREADABLE, Quadrant, Result, Unfinished, flat, read_runs
 from fourfold.study.verdict import Verdict, judge
 
 SEED_KEYS = ("seed", "dataset.split_seed")
@@ -79,14 +79,14 @@ class Study:
 
 def read_study(folder: Path) -> Study:
     """Read and arrange all runs at or below `folder`, with what was measured of where their data lie."""
-    results = collect(folder)
+    results, unfinished = read_runs(folder)
     names = sorted({result.study for result in results})
     places = arrange(results, [each for study in sorted({run.folder.parent for run in results}) for each in _measured(study)])
     return Study(
         name=names[0] if len(names) == 1 else folder.resolve().name,
         folder=folder,
         results=tuple(results),
-        unfinished=tuple(unfinished(folder)),
+        unfinished=tuple(unfinished),
         places=places,
         strategies=by_weight(cell for place in places for cell in place.cells),
     )

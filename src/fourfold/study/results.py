@@ -70,22 +70,21 @@ class Unfinished:
 
 
 def collect(folder: Path) -> list[Result]:
-    """Every finished run at or below `folder`, ordered by folder name; equal runs (one `run_id`) count once.
+    """Every finished run at or below `folder`, as `read_runs` gives them."""
+    return read_runs(folder)[0]
+
+
+def read_runs(folder: Path) -> tuple[list[Result], list[Unfinished]]:
+    """Every run at or below `folder`, ordered by folder name: those that have finished, equal ones (of one `run_id`) once; and
+    those without a valid `result.json`, half-written or failed, with what is known of why.
 
     Args:
         folder: a study's folder, a folder of studies, or a single run's folder.
-
-    Returns:
-        Nothing of what is half-written or failed: see `unfinished`.
     """
-    found = (read_result(run) for run in run_folders(folder))
+    found = [read_result(run) for run in run_folders(folder)]
     finished = {result.run_id: result for result in reversed([each for each in found if isinstance(each, Result)])}
-    return sorted(finished.values(), key=lambda result: str(result.folder))
-
-
-def unfinished(folder: Path) -> list[Unfinished]:
-    """Every run at or below `folder` that has no valid `result.json`, ordered by folder name, with what is known of why."""
-    return [each for run in run_folders(folder) if isinstance(each := read_result(run), Unfinished)]
+    unfinished = [each for each in found if isinstance(each, Unfinished)]
+    return sorted(finished.values(), key=lambda result: str(result.folder)), unfinished
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
