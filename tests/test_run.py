@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fourfold import data, interrupts
+from fourfold import checkpoint, data, interrupts
 from fourfold.compose import compose
 from fourfold.config import RunConfig
 from fourfold.loop import NonFiniteLoss
@@ -112,6 +112,36 @@ def test_a_best_epoch_that_waits_to_be_saved_is_kept_as_it_was(tmp_path: Path) -
     assert 0 < result["best_epoch"] < 5, "else the best epoch would not have to wait"
     often, seldom = record(tmp_path / "often"), record(tmp_path / "seldom")
     assert same(often[:3], seldom[:3])
+
+
+@pytest.mark.parametrize(("seconds", "told"), [("0", 6), ("1000", 1), ("null", 2)])
+def test_a_checkpoint_is_written_once_it_is_worth_its_time(
+    seconds: str, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default after the first epoch, when it is known what that costs: here more than all other epochs are worth."""
+    saved: list[Path] = []
+    truly = checkpoint.save
+
+    def slowly(folder: Path, *content: Any) -> None:
+        saved.append(folder)
+        truly(folder, *content)
+        time.sleep(1 if seconds == "null" else 0)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    run(config(f"trainer.checkpoint_seconds={seconds}", epochs=6), tmp_path)
+    assert len(saved) == told
+
+
+def test_what_a_save_costs_says_when_the_next_one_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    interval = checkpoint.Interval(None, seconds=5.0)
+    assert interval.over(5.0), "the first epoch"
+    with interval.saving(6.0):
+        now[0] += 0.25
+    now[0] += 1000.0  # of the other runs
+    assert not interval.over(8.4)
+    assert interval.over(8.5)
 
 
 def test_kill_minus_nine_at_any_moment_loses_nothing(tmp_path: Path) -> None:

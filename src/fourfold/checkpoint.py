@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,36 @@ from fourfold.records import asdict
 from fourfold.seeding import in_tensors, of_tensors, rng_state, set_rng_state
 from fourfold.state import Proof, State
 from fourfold.zoo import ModelEmaV3
+
+WORTH = 10  # times what saving takes: a run saves what took longer to train
+
+
+class Interval:
+    """When a run saves, at the ends of its epochs: once the time asked for has passed, or once it has trained for `WORTH` times
+    as long as a save takes. So saving takes a tenth of a run at most, and a kill costs as little.
+
+    Args:
+        least: Seconds between two saves, by the clock; None: by what they cost.
+        seconds: For which the run has trained by now; of runs that are trained together, its share.
+    """
+
+    def __init__(self, least: float | None, seconds: float) -> None:
+        self._least, self._cost = least, 0.0
+        self._clock, self._seconds = time.perf_counter(), seconds
+
+    def over(self, seconds: float) -> bool:
+        """Whether it is time, `seconds` of training after the run began."""
+        if self._least is not None:
+            return time.perf_counter() - self._clock >= self._least
+        return seconds - self._seconds >= WORTH * self._cost
+
+    @contextmanager
+    def saving(self, seconds: float) -> Iterator[None]:
+        """A save takes place, which begins the next interval."""
+        began = time.perf_counter()
+        yield
+        self._clock, self._seconds = time.perf_counter(), seconds
+        self._cost = self._clock - began
 
 
 def content_of(

@@ -224,7 +224,7 @@ class TrainerConfig:
     ema_decay: Optional[float]
     patience: Optional[int]  # validations without gain before the run stops
     monitor: str  # auto | a metric of the validation, such as val/acc
-    checkpoint_seconds: float  # least time between two saves of last.pt; 0 saves after every epoch
+    checkpoint_seconds: Optional[float]  # least time between two saves, at epoch ends; null: ten times what a save takes
     loss: LossConfig
     device: str  # one of DEVICES
     threads: Optional[int]  # torch threads of this process; null leaves torch's choice

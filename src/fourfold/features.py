@@ -23,6 +23,7 @@ from fourfold import freeze
 from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store
 from fourfold.config import RunConfig
 from fourfold.data import Batches, Splits, image_seed, randomness
+from fourfold.entries import entries
 from fourfold.identity import ROOT_IS_THE_DATA
 from fourfold.loop import Kit, autocast, ready
 from fourfold.models import TransferModel, frontier
@@ -249,7 +250,7 @@ def _views(config: RunConfig) -> int | None:
 
 
 def _cut(net: nn.Module, images: Dataset, kit: Kit, known: Known, prefix: str) -> frontier.Split:
-    learning = [(name, tuple(each.shape)) for name, each in net.named_parameters() if each.requires_grad]
+    learning = [(each.name, tuple(each.tensor.shape)) for each in entries(net) if each.tensor.requires_grad]
     key = f"{prefix} {learning}"
     if key in known.cuts:
         return frontier.Split(net, known.cuts[key])  # names alone, which hold for every copy of the network

@@ -219,7 +219,8 @@ def _frozen_modules(net: nn.Module, norm_stats: str) -> list[nn.Module]:
 
     @functools.cache
     def flags(module: nn.Module) -> tuple[bool, ...]:
-        return tuple(parameter.requires_grad for parameter in module.parameters())
+        own = (parameter.requires_grad for parameter in module.parameters(recurse=False))
+        return (*own, *(flag for child in module.children() for flag in flags(child)))
 
     def visit(module: nn.Module, inherited: bool) -> None:
         learns = flags(module)

@@ -59,7 +59,7 @@ class Answers:
         if not surest:
             return
         with replacing(folder / "mistakes.png") as temporary:
-            _strip(test.read(surest)[0]).save(temporary, format="PNG")
+            _strip(test.read(surest)[0]).save(temporary, format="PNG", compress_level=1)  # a third of the time
         write_json(
             folder / "mistakes.json",
             [

@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
     display = Display(ranks.first and config.trainer.progress and given.alone, config.trainer.epochs, title)
     with display, profiling(config.trainer.profile and ranks.first, folder) as profile_step:
         tracker.watch(parts.net)
-        saved = time.perf_counter()
+        interval = checkpoint.Interval(config.trainer.checkpoint_seconds, state.seconds)
         while not parts.done():
             with watched(ranks.world, training=False):
                 parts.enter_phase()
@@ -188,11 +188,10 @@ def _story(given: Given, portion: Portion, tracker: Tracker) -> Story:
                 tracker.log(row)
                 display.row(row)
 
-            due = parts.done() or time.perf_counter() - saved >= config.trainer.checkpoint_seconds
+            due = ranks.any(parts.done() or interval.over(state.seconds))
             if improved or due:
-                parts.save(folder, best=improved, due=due)
-            if due:
-                saved = time.perf_counter()
+                with interval.saving(state.seconds) if due else nullcontext():
+                    parts.save(folder, best=improved, due=due)
             if validated:
                 trial.report(state.scores[-1], state.epoch - 1)
                 if trial.should_prune():
