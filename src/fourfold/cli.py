@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold import __version__, groups, imports
+from fourfold.allocator import with_room
 from fourfold.config import ConfigError
 from fourfold.interrupts import like_ctrl_c
 from fourfold.task import RunFailed, one_line, say, task
@@ -41,7 +42,7 @@ def command(args: Sequence[str]) -> int:
     imports.begin()
     try:
         with like_ctrl_c():
-            _dispatch(args)
+            with_room(partial(_dispatch, args))
     except KeyboardInterrupt as stop:
         say(str(stop) or "interrupted: the same command goes on")
         return INTERRUPTED
