@@ -88,7 +88,7 @@ def test_a_later_epoch_goes_on_from_the_checkpoint_and_a_resumed_run_remembers(
 
     monkeypatch.setattr(misbehaving.Small, "forward", crowded)
     with pytest.raises(Pruned):
-        run(config("trainer.epochs=4"), tmp_path, trial=Ends(2))
+        run(config("trainer.epochs=4", "trainer.checkpoint_seconds=0"), tmp_path, trial=Ends(2))
     assert images[:7] == [20, 20, 5, 20, 20, 5, 20]
     assert images[7:] == [10, 10, 10, 10, 5]
     resumed = len(images)
