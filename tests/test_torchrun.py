@@ -89,17 +89,17 @@ def apart(first: Weights, second: Weights) -> float:
 
 @pytest.mark.parametrize("name", WORDS)
 def test_two_processes_end_with_the_weights_of_one(name: str, one: Path, two: Path) -> None:
-    """Far nearer to each other than the term has moved them. A hundredth of that: where a ReLU or a steep loss magnifies
-    rounding, one process alone ends 6e-5 from itself (co_tuning) after its learning rate was changed by a ten-millionth."""
+    """Far nearer to each other than the term has moved them, in one epoch: in the second a ReLU or a steep loss magnifies
+    rounding to a hundredth of that, also of one process whose learning rate is changed by a hundred-thousandth."""
     ours, theirs = weights(one / name), weights(two / name)
     assert ours.keys() == theirs.keys()
-    moved = apart(ours, weights(one / "plain")) if name != "plain" else 1e-2
+    moved = apart(ours, weights(one / "plain")) if name != "plain" else 1.0
     assert moved > 1e-3
-    assert apart(ours, theirs) < 1e-2 * moved
+    assert apart(ours, theirs) < 1e-3 * moved + 1e-6
     results = [json.loads((folder / name / "result.json").read_text()) for folder in (one, two)]
     assert [result["world"] for result in results] == [1, 2]
     loss, other = (result["metrics"]["train"]["loss"] for result in results)
-    assert other == pytest.approx(loss, rel=1e-4)
+    assert other == pytest.approx(loss, rel=1e-5)
     assert results[0]["confusion"] == results[1]["confusion"]
 
 
