@@ -64,11 +64,7 @@ def trained(folder: Path, weights: Path, *words: str) -> tuple[list[tuple[float,
 def test_the_numbers_are_those_of_the_whole_network(words: tuple[str, ...], weights: Path, tmp_path: Path) -> None:
     """To the bit where layers are not fused: the same kernels see the same values, in batches of the same size behind the
     frontier."""
-    whole, plain, state = trained(tmp_path / "whole", weights, *words, "cache.activations=off")
-    cached, result, again = trained(tmp_path / "exact", weights, *words, "trainer.deterministic=true")
-    assert cached == whole
-    assert result["metrics"]["test"] == plain["metrics"]["test"]
-    assert all(torch.equal(state[name], again[name]) for name in state)
+    whole, *_ = whole_and_exact(tmp_path, weights, *words)
     stores = {*(tmp_path / "cache/activations").iterdir()}
     usual, *_ = trained(tmp_path / "usual", weights, *words)
     assert usual == whole
@@ -80,11 +76,7 @@ def test_what_a_head_alone_learns_from_is_fused_and_its_numbers_are_the_same_but
     more: tuple[str, ...], weights: Path, tmp_path: Path
 ) -> None:
     words = ("freeze=classifier_only", "trainer.epochs=8", *more)
-    whole, plain, state = trained(tmp_path / "whole", weights, *words, "cache.activations=off")
-    exact, result, again = trained(tmp_path / "exact", weights, *words, "trainer.deterministic=true")
-    assert exact == whole
-    assert result["metrics"]["test"] == plain["metrics"]["test"]
-    assert all(torch.equal(state[name], again[name]) for name in state)
+    whole, plain, state = whole_and_exact(tmp_path, weights, *words)
     stores = {*(tmp_path / "cache/activations").iterdir()}
     fused, result, again = trained(tmp_path / "fused", weights, *words)
     assert fused != whole
@@ -92,6 +84,16 @@ def test_what_a_head_alone_learns_from_is_fused_and_its_numbers_are_the_same_but
     assert result["metrics"]["test"] == pytest.approx(plain["metrics"]["test"], rel=1e-5)
     assert all(torch.allclose(state[name], again[name], atol=1e-5) for name in state)
     assert {*(tmp_path / "cache/activations").iterdir()} > stores, "others do not read what was rounded"
+
+
+def whole_and_exact(folder: Path, weights: Path, *words: str) -> tuple[Any, Any, Any]:
+    """`trained` of the whole network; on stored activations, with `trainer.deterministic`, it is the same to the bit."""
+    whole, plain, state = trained(folder / "whole", weights, *words, "cache.activations=off")
+    cached, result, again = trained(folder / "exact", weights, *words, "trainer.deterministic=true")
+    assert cached == whole
+    assert result["metrics"]["test"] == plain["metrics"]["test"]
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    return whole, plain, state
 
 
 def close(found: list[tuple[float, float]], expected: list[tuple[float, float]]) -> bool:
