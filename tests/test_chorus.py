@@ -93,7 +93,11 @@ def close(a: Any, b: Any) -> bool:
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) if isinstance(a, float) else a == b
 
 
-@pytest.mark.parametrize("words", [("optimizer=adamw",), ("optimizer=sgd", "trainer.precision=bf16")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [("optimizer=adamw",), ("optimizer=sgd", "trainer.precision=bf16"), ("optimizer.name=lamb", "~optimizer.kwargs.fused")],
+    ids=" ".join,
+)
 def test_a_head_among_others_is_the_head_alone(
     words: tuple[str, ...], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

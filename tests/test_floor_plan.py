@@ -64,7 +64,7 @@ FLOORS = (
     FACTS,
     {"activations", "placement"},
     PARTS,
-    {"adaptation", "drift", "features", "mistakes", "pace", "regularizers"},
+    {"adaptation", "drift", "features", "mistakes", "pace", "regularizers", "stacked"},
     {"stock", "terms"},
     {"assembly", "measuring"},
     {"batched"},

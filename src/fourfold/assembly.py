@@ -91,10 +91,14 @@ class Parts:
         """Whether the epoch with this index, from 0, is followed by a validation."""
         return (epoch + 1) % self.config.trainer.val_every == 0 or epoch + 1 == self.config.trainer.epochs
 
+    def factor(self, step: int) -> float:
+        """On every group's learning rate, at a step of the run in the present epoch."""
+        factor = schedule.factor(self.config.scheduler, step, self.steps, self.config.trainer.epochs, self.state.scores)
+        return factor * self.plan.phases[self.plan.phase_at(self.state.epoch)].lr_mult
+
     def set_rate(self, step: int) -> float:
         """Set every group's learning rate for a step of the run; returns the head's."""
-        factor = schedule.factor(self.config.scheduler, step, self.steps, self.config.trainer.epochs, self.state.scores)
-        factor *= self.plan.phases[self.plan.phase_at(self.state.epoch)].lr_mult
+        factor = self.factor(step)
         optim.set_factor(self.optimizer, factor)
         return self.config.optimizer.lr * factor
 

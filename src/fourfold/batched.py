@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from fourfold import stacked
 from fourfold.assembly import Parts
 from fourfold.features import ActivationSet, taken
 from fourfold.loop import CHECK_EVERY, NonFiniteLoss, not_finite
@@ -23,7 +23,6 @@ from fourfold.metrics import of_many
 from fourfold.optim import Lbfgs
 
 ANSWERS = 1 << 26  # numbers that a stack holds at a time when it is validated; beyond them each run validates by itself
-EACH_BY_ITSELF = (SGD, Adam, AdamW)  # what they do to a parameter depends on no other; some of timm's look at all of them
 
 
 @dataclass
@@ -53,7 +52,8 @@ def kind(parts: Parts) -> Hashable | None:
     if parts.train.accumulate > 1 or parts.config.trainer.profile or (wandb.enabled and wandb.watch):
         return None
     sizes = (parts.train.images, parts.train.batch_size, parts.steps, state.step_in_epoch)
-    return (*head.weight.shape, head.bias is None, head.weight.dtype, head.weight.device, kit.autocast, kit.task, *sizes)
+    numbers = (*head.weight.shape, head.bias is None, head.weight.dtype, head.weight.device, kit.autocast)
+    return (*numbers, kit.task, stacked.kind(parts.optimizer), *sizes)
 
 
 def train_one_epoch(members: Sequence[Parts], should_stop: Callable[[], bool]) -> list[Trained]:
@@ -72,12 +72,11 @@ def train_one_epoch(members: Sequence[Parts], should_stop: Callable[[], bool]) -
         parts.begin_to_move()
     stack = _Stack(members)
     whole = True
-    every = CHECK_EVERY if stack.device.type == "cuda" else 1
     pending: list[Tensor] = []
     first = members[0]
     for step in range(first.state.step_in_epoch, first.steps):
         pending.append(stack.step(step))
-        if len(pending) >= every:
+        if len(pending) >= CHECK_EVERY:
             stack.settle(pending)
         if should_stop():
             whole = False
@@ -95,24 +94,33 @@ class _Stack:
 
     members: Sequence[Parts]
     errors: dict[int, NonFiniteLoss] = field(default_factory=dict)
+    taken: int = 0  # steps that are accounted for
 
     def __post_init__(self) -> None:
         stored = [parts.stored for parts in self.members]
         self.heads = [head_of(parts) for parts in self.members]
         self.sets = [each.train for each in stored if each is not None and each.train is not None]
-        orders = [(parts.train.order(parts.state.epoch), parts.state.epoch) for parts in self.members]
-        self.places = np.stack([each.places(*order) for each, order in zip(self.sets, orders, strict=True)])  # [K, images]
+        orders = [np.asarray(parts.train.order(parts.state.epoch)) for parts in self.members]
+        seen = zip(self.sets, orders, self.members, strict=True)
+        self.places = np.stack([each.places(order, parts.state.epoch) for each, order, parts in seen])  # [K, images]
         self.weight = torch.stack([head.weight.detach() for head in self.heads])
         self.bias = None if self.heads[0].bias is None else torch.stack([head.bias.detach() for head in self.heads])
         self.device = self.weight.device
-        targets = torch.stack([each.labels[order] for each, (order, _) in zip(self.sets, orders, strict=True)])
+        targets = torch.stack([each.labels[torch.from_numpy(order)] for each, order in zip(self.sets, orders, strict=True)])
         self.targets = targets.to(self.device, non_blocking=True)  # [K, images, ...]
         self.learning = [[*head.parameters()] for head in self.heads]  # its weight, and its bias if it has one
-        for k, parameters in enumerate(self.learning):  # the optimizers of the runs now change the stack
-            for parameter, stack in zip(parameters, (self.weight, self.bias), strict=False):
-                assert stack is not None
+        stacks = [self.weight] if self.bias is None else [self.weight, self.bias]
+        for k, parameters in enumerate(self.learning):
+            for parameter, stack in zip(parameters, stacks, strict=True):
                 parameter.data = stack[k]
-        self.optimizers = _joined([parts.optimizer for parts in self.members])
+        self.first = self.members[0].state.step_in_epoch
+        steps = range(self.members[0].steps - self.first)
+        factors = np.array([[parts.factor(parts.state.step + step) for parts in self.members] for step in steps])
+        optimizers = [parts.optimizer for parts in self.members]
+        self.optimizer = stacked.joined(optimizers, self.learning, stacks, factors)
+        clips = [parts.kit.clip_norm for parts in self.members]
+        self.clips = torch.tensor([math.inf if clip is None else clip for clip in clips], device=self.device)  # [K]
+        self.clipped = any(clip is not None for clip in clips)
         losses: dict[Hashable, list[int]] = {}
         for k, parts in enumerate(self.members):
             weights = tuple(parts.splits.class_counts) if parts.config.trainer.loss.class_weights != "none" else ()
@@ -137,22 +145,17 @@ class _Stack:
             losses[at] = loss.detach()
             total = total + loss.sum()
         (gradient,) = torch.autograd.grad(total, outputs)  # [K, N, C]
-        by_weight = torch.bmm(gradient.mT, rows).to(self.weight.dtype)  # [K, C, D]
-        by_bias = gradient.sum(1).to(self.weight.dtype)  # [K, C]
-        gradients = zip(by_weight.unbind(), by_bias.unbind(), strict=True)
-        for k, (parts, parameters, its) in enumerate(zip(self.members, self.learning, gradients, strict=True)):
-            if k in self.errors:
-                continue
-            parts.set_rate(parts.state.step)
-            for parameter, each in zip(parameters, its, strict=False):
-                parameter.grad = each
-            if parts.kit.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, parts.kit.clip_norm)
-            parts.state.step += 1
-            parts.state.step_in_epoch += 1
-        for optimizer in self.optimizers:
-            optimizer.step()
+        gradients = [torch.bmm(gradient.mT, rows).to(self.weight.dtype)]  # [K, C, D]
+        if self.bias is not None:
+            gradients.append(gradient.sum(1).to(self.weight.dtype))  # [K, C]
+        self.optimizer.step(step - self.first, self._clipped(gradients) if self.clipped else gradients)
         return losses
+
+    def _clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        """As `nn.utils.clip_grad_norm_` does for each head."""
+        flat = torch.cat([each.flatten(1) for each in gradients], dim=1)
+        factors = (self.clips / (flat.norm(dim=1) + 1e-6)).clamp(max=1)  # [K]
+        return [each * factors.to(each.dtype).view(-1, *[1] * (each.ndim - 1)) for each in gradients]
 
     def _logits(self, rows: Tensor, at: slice | Tensor) -> Tensor:
         """What heads answer, [K, N, C], to their rows [K, N, D]."""
@@ -201,26 +204,29 @@ class _Stack:
         """Bring the losses of the last steps from the device; a head whose loss is not finite is left where it is."""
         if not pending:
             return
-        images_in = self.members[0].train.images_in
-        values = torch.stack(pending).tolist()  # [steps, K]
+        losses = torch.stack(pending).double().cpu().numpy()  # [steps, K]
+        pending.clear()
+        images = np.array([self.members[0].train.images_in(self.first + self.taken + i) for i in range(len(losses))])
+        before = [[parts.state.loss_sum for parts in self.members]]
+        sums = np.cumsum(np.concatenate([before, losses * images[:, None]]), axis=0)[-1].tolist()  # one after the other
+        self.taken += len(losses)
         for k, parts in enumerate(self.members):
             state = parts.state
-            for i, row in enumerate(values):
-                if k in self.errors:
-                    break
-                if not math.isfinite(row[k]):
-                    at = state.step - len(values) + i
-                    self.errors[k] = not_finite(row[k], state.epoch, at, parts.set_rate(at))
-                    others = [each.optimizer for j, each in enumerate(self.members) if j not in self.errors]
-                    self.optimizers = _joined(others)
-                    break
-                images = images_in(state.step_in_epoch - len(values) + i)
-                state.loss_sum += row[k] * images
-                state.images += images
-        pending.clear()
+            if k in self.errors:
+                continue
+            if not math.isfinite(sums[k]):
+                first = int(np.flatnonzero(~np.isfinite(losses[:, k]))[0])
+                at = state.step + first
+                self.errors[k] = not_finite(float(losses[first, k]), state.epoch, at, parts.set_rate(at))
+                continue
+            state.step += len(losses)
+            state.step_in_epoch += len(losses)
+            state.loss_sum = sums[k]
+            state.images += int(images.sum())
 
     def part(self) -> None:
         """Every head gets its weights for itself: a checkpoint of a part of a stack would hold all of it."""
+        self.optimizer.part(self.taken)
         for parameters in self.learning:
             for parameter in parameters:
                 parameter.data = parameter.data.clone()
@@ -251,19 +257,6 @@ def head_of(parts: Parts) -> Any:
 
 def _has_hooks(head: nn.Module) -> bool:
     return bool(head._forward_hooks or head._forward_pre_hooks or any(each._backward_hooks for each in head.parameters()))
-
-
-def _joined(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
-    """Optimizers that do in few calls what these do: one for all of a kind, with their groups and their memory. A call costs
-    more than what it computes for a head."""
-    kinds: set[type[Any]] = {type(each) for each in optimizers}
-    if len(kinds) != 1 or not kinds.issubset(EACH_BY_ITSELF):
-        return [*optimizers]
-    whole: Optimizer = kinds.pop()([group for each in optimizers for group in each.param_groups])
-    for each in optimizers:
-        for group in each.param_groups:
-            whole.state.update((parameter, each.state[parameter]) for parameter in group["params"])
-    return [whole]
 
 
 def _runs_of(sets: Sequence[ActivationSet]) -> list[tuple[int, int]]:

@@ -72,7 +72,7 @@ class ActivationSet(Dataset):
         """A whole batch at once. In each epoch every image shows its next view."""
         return taken(self.store, self.places(positions, epoch), self.dtypes), self.labels[positions]
 
-    def places(self, positions: list[int], epoch: int) -> np.ndarray:
+    def places(self, positions: list[int] | np.ndarray, epoch: int) -> np.ndarray:
         """Where the rows of these images are in the store, in this epoch."""
         at = np.asarray(positions)
         return self._places[at, (epoch + at) % self._places.shape[1]]

@@ -67,7 +67,10 @@ def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -
             **config.kwargs,
         )
     except TypeError as error:
-        raise ConfigError(f"optimizer.kwargs={config.kwargs} does not fit {config.name}: {error}") from error
+        raise ConfigError(
+            f"optimizer.kwargs={config.kwargs} does not fit {config.name} ({error}): remove what it does not take, as "
+            "~optimizer.kwargs.fused does"
+        ) from error
     return optimizer
 
 
