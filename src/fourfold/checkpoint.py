@@ -19,6 +19,7 @@ from fourfold.state import Proof, State
 from fourfold.zoo import ModelEmaV3
 
 WORTH = 10  # times what saving takes: a run saves what took longer to train
+CHEAPEST = 0.005  # seconds that saving takes at least, synced to disk: believed until a run has saved once
 
 
 class Interval:
@@ -31,7 +32,7 @@ class Interval:
     """
 
     def __init__(self, least: float | None, seconds: float) -> None:
-        self._least, self._cost = least, 0.0
+        self._least, self._cost = least, CHEAPEST
         self._clock, self._seconds = time.perf_counter(), seconds
 
     def over(self, seconds: float) -> bool:

@@ -288,11 +288,10 @@ def _stored(
     origin, indices = chosen[name]
     count = max(1, views or 0)
     keys = indices[:, None] * count + np.arange(count)  # [N, K]
-    where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
-
     fused = known.fused_of(f"{prefix} {found.cut}") if fuses(config, kit) else None
 
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
         batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
