@@ -92,12 +92,22 @@ def test_a_copy_of_a_job_is_as_omegaconf_makes_it(loader: ConfigLoader) -> None:
 
 
 def test_what_is_written_quickly_is_the_same_text(loader: ConfigLoader) -> None:
-    job = Jobs(loader).load_sweep_config(master(loader), ["freeze=full", "study='Möwe ☂'", "dataset.root='a: # b'"])
-    odd = OmegaConf.create({"a": "yes", "b": "1e-4", "c": "x" * 300, "d": "two\nlines", "e": [None, 1e-5, "", " "], "f": "???"})
-    expected = [OmegaConf.to_yaml(each) for each in (job, odd)]
+    words = ["freeze=full", "study='Möwe ☂'", "dataset.root='a: # b'"]
+    jobs, cfg = Jobs(loader), master(loader)
+    some = [jobs.load_sweep_config(cfg, [*words, f"optimizer.lr={rate}"]) for rate in ("0.1", "1e-5")]
+    own = [OmegaConf.masked_copy(job, "hydra") for job in some]
+    plain = {"a": "yes", "b": "1e-4", "c": "x y " * 90, "d": "two\nlines", "e": [None, 1e-5, "", " ", []], "f": "???", "g": {}}
+    more = {"h": plain, "i": True, "j": 1, "k": RunMode.RUN, RunMode.RUN: "${a}", "l": {"m": None, "n": 1.0}, "o": {"p": 1}}
+    odd = OmegaConf.create({**plain, **more})
+    OmegaConf.update(odd, "o", "${h}")
+    few = [OmegaConf.create(each) for each in ({}, {"hydra": {}}, {"hydra": None}, {"a": None, "hydra": 1}, {"hydra": "???"})]
+    every = [*some, *own, odd, *few, some[0].hydra.overrides.task]
+    expected = [OmegaConf.to_yaml(each) for each in every]
     with quickly():
-        assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected
-    assert [OmegaConf.to_yaml(each) for each in (job, odd)] == expected
+        for _ in range(2):
+            assert [OmegaConf.to_yaml(each) for each in every] == expected
+        assert OmegaConf.to_yaml(odd, sort_keys=True) != OmegaConf.to_yaml(odd)
+    assert [OmegaConf.to_yaml(each) for each in every] == expected
 
 
 def test_a_password_of_the_environment_is_in_no_job(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 import copy
 import functools
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from enum import Enum
 from typing import Any, Self
 
 import omegaconf.base
@@ -18,6 +19,7 @@ from omegaconf.base import Box, Node
 from omegaconf.errors import OmegaConfBaseException
 
 KEPT = 64  # compositions, some 250 kB each: jobs of the same options come together, or take turns with those of other cells
+SECTIONS = 1024  # of configurations, of which the YAML is remembered
 _OF_THE_JOB = "hydra.job.env_set."  # added to every job, with another value each time
 
 
@@ -36,11 +38,12 @@ def _copied(node: Any, parent: Box | None) -> Any:
     state = copied.__dict__
     state.update(node.__dict__)
     state["_parent"] = parent
-    state["_metadata"] = facts = object.__new__(type(node._metadata))
-    facts.__dict__.update(node._metadata.__dict__)
-    facts.flags = dict(facts.flags or {})
-    # of resolvers that are to be called once, all at the root; it is empty almost everywhere
-    facts.resolver_cache = copy.deepcopy(facts.resolver_cache) if facts.resolver_cache else defaultdict(dict)
+    if "_content" in state:  # a container; of a value nothing but the value changes
+        state["_metadata"] = facts = object.__new__(type(node._metadata))
+        facts.__dict__.update(node._metadata.__dict__)
+        facts.flags = dict(facts.flags or {})
+        # of resolvers that are to be called once, all at the root; it is empty almost everywhere
+        facts.resolver_cache = copy.deepcopy(facts.resolver_cache) if facts.resolver_cache else defaultdict(dict)
     match state.get("_content", state.get("_val")):
         case dict() as children:
             state["_content"] = {key: _copied(child, copied) for key, child in children.items()}
@@ -64,27 +67,81 @@ def _copied_fast(job: DictConfig) -> DictConfig:
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """For as long as a sweep runs: OmegaConf remembers how interpolations are parsed, and writes YAML in C, as 2.4 does anyway.
+    """For as long as a sweep runs: OmegaConf remembers how interpolations are parsed, and how it has written a section.
 
     Much of what Hydra does around a run is OmegaConf reading the same `${paths.outputs}/${study}` again, and writing the
-    run's two configurations. Both are the same afterwards, text for text; an OmegaConf that is built otherwise is left alone.
+    run's two configurations, of which little is new. Both are the same afterwards, text for text; an OmegaConf that is built
+    otherwise is left alone.
     """
     reading: Any = omegaconf.base
-    writing: Any = omegaconf.omegaconf
-    parse, dumper = getattr(reading, "parse", None), getattr(writing, "get_omega_conf_dumper", None)
-    in_c = getattr(yaml, "CDumper", None)
+    parse, to_yaml = getattr(reading, "parse", None), OmegaConf.to_yaml
+    dumper = getattr(omegaconf.omegaconf, "get_omega_conf_dumper", None)
+    shared: Any = OmegaConf
     try:
         if parse is not None:
             reading.parse = functools.lru_cache(1024)(parse)  # the trees are only read
-        if dumper is not None and in_c is not None and not issubclass(dumper(), in_c):
-            kind = type("Dumper", (in_c,), {"yaml_representers": dumper().yaml_representers})
-            writing.get_omega_conf_dumper = lambda: kind
+        if dumper is not None:
+            shared.to_yaml = staticmethod(Written(to_yaml, dumper()))
         yield
     finally:
         if parse is not None:
             reading.parse = parse
-        if dumper is not None:
-            writing.get_omega_conf_dumper = dumper
+        shared.to_yaml = staticmethod(to_yaml)
+
+
+class Written:
+    """Writes configurations as OmegaConf does, but with the YAML of C, and a section that has not changed only once.
+
+    Args:
+        to_yaml: OmegaConf's.
+        dumper: OmegaConf's way to write YAML.
+    """
+
+    def __init__(self, to_yaml: Callable[..., str], dumper: type[Any]) -> None:
+        self._to_yaml = to_yaml
+        in_c = getattr(yaml, "CDumper", dumper)
+        self._dumper = type("Dumper", (in_c,), {"yaml_representers": dumper.yaml_representers})
+        self._sections: dict[str, str] = {}
+
+    def __call__(self, cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
+        """As `OmegaConf.to_yaml` has it."""
+        content = _contents(cfg) if OmegaConf.is_config(cfg) else None
+        if resolve or sort_keys or not isinstance(content, dict | list):
+            return self._to_yaml(cfg, resolve=resolve, sort_keys=sort_keys)
+        if isinstance(content, list) or not content:
+            return self._dumped(content)
+        inner = content.get("hydra")
+        if len(content) > 1 or not isinstance(inner, dict) or not inner:
+            return "".join(self._section({key: value}) for key, value in content.items())
+        below = (self._section({"hydra": {key: value}}) for key, value in inner.items())  # all of Hydra's own
+        return "hydra:\n" + "".join(text.removeprefix("hydra:\n") for text in below)
+
+    def _section(self, section: dict[str, Any]) -> str:
+        told = repr(section)
+        if told not in self._sections:
+            if len(self._sections) >= SECTIONS:
+                self._sections.clear()
+            self._sections[told] = self._dumped(section)
+        return self._sections[told]
+
+    def _dumped(self, content: Any) -> str:
+        return yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=self._dumper)
+
+
+def _contents(node: Any) -> Any:
+    """As `OmegaConf.to_container`, unresolved, with enumerations by their names."""
+    state = node.__dict__
+    match state.get("_content", state.get("_val")):
+        case dict() as children:
+            return {key.name if isinstance(key, Enum) else key: _contents(child) for key, child in children.items()}
+        case list() as children:
+            return [_contents(child) for child in children]
+        case Node() as child:  # of a union
+            return _contents(child)
+        case Enum() as value:
+            return value.name
+        case value:  # where a container is missing or an interpolation, this
+            return value
 
 
 class Jobs:
@@ -168,4 +225,9 @@ def _tell(job: DictConfig, overrides: Sequence[Override], master: DictConfig) ->
 
 @functools.lru_cache(1024)  # a millisecond each; most are the same for all jobs
 def _parsed(text: str) -> Override:
-    return OverridesParser.create().parse_override(text)
+    return _parser().parse_override(text)
+
+
+@functools.cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()  # half of that millisecond
