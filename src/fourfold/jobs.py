@@ -67,7 +67,7 @@ def _copied_fast(job: DictConfig) -> DictConfig:
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """For as long as a sweep runs: OmegaConf remembers how interpolations are parsed, and how it has written a section.
+    """While jobs are composed and run: OmegaConf remembers how interpolations are parsed, and how it has written a section.
 
     Much of what Hydra does around a run is OmegaConf reading the same `${paths.outputs}/${study}` again, and writing the
     run's two configurations, of which little is new. Both are the same afterwards, text for text; an OmegaConf that is built

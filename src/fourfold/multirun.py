@@ -20,7 +20,7 @@ from fourfold import checks, groups
 from fourfold.compose import ROOT, canonical, composed, explained, hydra_ready
 from fourfold.config import ConfigError
 from fourfold.identity import changes_the_result
-from fourfold.jobs import Jobs
+from fourfold.jobs import Jobs, quickly
 
 # whose `params` are overrides like those of the command line
 OURS = "hydra_plugins.fourfold_sweeper.sweeper.FourfoldSweeper"
@@ -68,7 +68,7 @@ def plan(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: str =
         _refuse_intervals(parsed, cfg.hydra.sweeper.get("_target_"))
         study = [f"study={_study_name(parsed, overrides)}"] if cfg.study == _unnamed_study() else []
         folders = []
-        with hydra_ready(dirs) as hydra:
+        with hydra_ready(dirs) as hydra, quickly():
             jobs = Jobs(hydra.config_loader)
             for point in _points(parsed):
                 job = jobs.load_sweep_config(cfg, [*(text for text in point if not _OF_HYDRA.match(text)), *study])
