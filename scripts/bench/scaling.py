@@ -25,7 +25,7 @@ import torch
 
 EPOCHS = 2
 HEAD_EPOCHS, FEATURES, CLASSES, BATCH = 10, 64, 10, 32
-HEADS = (8, 64)  # runs of the two sweeps whose difference is what further runs cost
+HEADS = (8, 136)  # runs of the two sweeps whose difference is what further runs cost
 COMMON = (
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.val_size=50", "model=micro_resnet", "trainer.device=cpu",
     "trainer.threads=1", "trainer.progress=false", f"trainer.epochs={EPOCHS}", "logger=none",

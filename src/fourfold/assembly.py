@@ -234,7 +234,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     model = _model(config, ranks, shared)
     splits = _splits(config, model, shared)
     train, val = _batches(config, splits, ranks)
-    net = _placed(model.net, config, ranks)
+    net = model.net if shared is not None else _placed(model.net, config, ranks)  # what is lent is on the device
     plan = _plan(config, model, shared)
     config = _at_pace(config, net, plan, train, partial(_kit, splits=splits, model=model, ranks=ranks), folder, ranks)
     if config.trainer.channels_last:

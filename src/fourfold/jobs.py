@@ -212,15 +212,26 @@ class Jobs:
 def _tell(job: DictConfig, overrides: Sequence[Override], master: DictConfig) -> None:
     """Record the overrides of a job where Hydra does."""
     task = [override for override in overrides if not override.is_hydra_override()]
-    job.hydra.overrides.task = [override.input_line for override in task]
+    _write(job.hydra.overrides, "task", [str(override.input_line) for override in task])
     own = [override.input_line for override in overrides if override.is_hydra_override()]
     above = OmegaConf.to_container(master.hydra.overrides.hydra)  # reading them one by one would resolve ${oc.env:PASSWORD}
     assert isinstance(above, list)
-    job.hydra.overrides.hydra = [*above, *own]
+    _write(job.hydra.overrides, "hydra", [*above, *own])
     if not OmegaConf.is_interpolation(job.hydra.job, "override_dirname"):  # Hydra 1.4 forms it when it is asked for
         form = job.hydra.job.config.override_dirname
         told = sorted(str(override.input_line) for override in task if override.key_or_group not in form.exclude_keys)
         job.hydra.job.override_dirname = form.item_sep.join(told).replace("=", form.kv_sep)
+
+
+def _write(node: DictConfig, key: str, lines: list[Any]) -> None:
+    """Set a list, of which most is there already, since to set a line takes as long as to read all of them."""
+    there: Any = OmegaConf.to_container(node[key])
+    if len(there) != len(lines):
+        node[key] = lines
+        return
+    for i, line in enumerate(lines):
+        if there[i] != line:
+            node[key][i] = line
 
 
 @functools.lru_cache(1024)  # a millisecond each; most are the same for all jobs
