@@ -14,7 +14,7 @@ import omegaconf
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from fourfold import groups, identity
 from fourfold.checks import validate
@@ -161,7 +161,8 @@ def _object(node: DictConfig, kind: type, prefix: str = "") -> Any:
     """As `OmegaConf.to_object`, in half of its time; what `+key=value` added to the schema, and configs that were composed
     without it, are refused."""
     known, sections = _hints(kind), _sections(kind)
-    for name in map(str, node):
+    content = node.__dict__["_content"]
+    for name in content:
         key = f"{prefix}{name}"
         if name not in known and key != "hydra":
             raise ConfigError(unknown_key(key, (f"{key}={node[name]}",)))
@@ -170,21 +171,27 @@ def _object(node: DictConfig, kind: type, prefix: str = "") -> Any:
         if name not in sections:
             values[name] = _value(node, name)
             continue
-        section = node[name]
+        section: Any = content.get(name)
+        if section is None or not isinstance(section.__dict__["_content"], dict):  # missing, or an interpolation
+            section = node[name]
         if not issubclass(OmegaConf.get_type(section) or object, sections[name]):
             raise ConfigError(f"{prefix}{name} is not checked: begin the defaults list of your config with `- {ROOT}`")
         values[name] = _object(section, sections[name], f"{prefix}{name}.")
     return kind(**values)
 
 
+_AS_THEY_ARE = (str, int, float, bool, type(None))
+
+
 def _value(node: DictConfig, name: str) -> Any:
     """A value as its node holds it, unless something has to be resolved."""
     child = node.__dict__["_content"].get(name)
-    held = child._value() if isinstance(child, ValueNode) else child
+    held = MISSING if child is None else child.__dict__.get("_val", child)
+    if type(held) in _AS_THEY_ARE and (type(held) is not str or (held != MISSING and "${" not in held)):
+        return held
     if held == MISSING:
         OmegaConf.to_object(node)  # says so
-    if held is child or (isinstance(held, str) and "${" in held):
-        held = node[name]
+    held = node[name]
     return OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
 
 
@@ -242,11 +249,22 @@ def start_of(config: RunConfig, dirs: Sequence[Path] = (), _above: tuple[str, ..
     if name in _above:
         raise ConfigError(f"model.weights={weights} starts from itself: choose model.weights=null or a file in that experiment")
     overrides = (f"experiment={name}", "logger=none", *(["debug=smoke"] if config.debug.name == "smoke" else []))
-    cfg = copy.deepcopy(_composed_once(overrides, tuple(dirs)))
-    trainer = {key: getattr(config.trainer, key) for key in ("device", "threads", "progress")}
-    cfg.merge_with({"study": "pretrained", "paths": asdict(config.paths), "trainer": trainer})
+    trainer = tuple((key, getattr(config.trainer, key)) for key in ("device", "threads", "progress"))
+    return _start(overrides, tuple(dirs), tuple(asdict(config.paths).items()), trainer, (*_above, name))
+
+
+@functools.lru_cache  # the runs of a sweep share it, and each asks for it several times
+def _start(
+    overrides: tuple[str, ...],
+    dirs: tuple[Path, ...],
+    paths: tuple[tuple[str, Any], ...],
+    trainer: tuple[tuple[str, Any], ...],
+    above: tuple[str, ...],
+) -> Start:
+    cfg = copy.deepcopy(_composed_once(overrides, dirs))
+    cfg.merge_with({"study": "pretrained", "paths": dict(paths), "trainer": dict(trainer)})
     start = to_run_config(cfg)
-    folder = identity.folder_name(asdict(settled(start, dirs, (*_above, name))))
+    folder = identity.folder_name(asdict(settled(start, dirs, above)))
     return Start(start, Path(start.paths.outputs) / start.study / folder, overrides)
 
 

@@ -49,10 +49,10 @@ def _copied(node: Any, parent: Box | None) -> Any:
             state["_content"] = {key: _copied(child, copied) for key, child in children.items()}
         case list() as children:
             state["_content"] = [_copied(child, copied) for child in children]
-        case Node() as child:  # of a union
-            state["_content"] = _copied(child, copied)
         case None | str() | int() | float():
             pass  # bool is an int
+        case Node() as child:  # of a union
+            state["_content"] = _copied(child, copied)
         case value:
             state["_val"] = copy.deepcopy(value)
     return copied
@@ -136,11 +136,13 @@ def _contents(node: Any) -> Any:
             return {key.name if isinstance(key, Enum) else key: _contents(child) for key, child in children.items()}
         case list() as children:
             return [_contents(child) for child in children]
+        case None | str() | int() | float() as value:  # a container too, where it is missing or an interpolation
+            return value.name if isinstance(value, Enum) else value
         case Node() as child:  # of a union
             return _contents(child)
         case Enum() as value:
             return value.name
-        case value:  # where a container is missing or an interpolation, this
+        case value:
             return value
 
 
