@@ -263,7 +263,7 @@ def _needed(rival: Rival, metric: Metric) -> str:
 
 def _left(study: Study) -> list[tuple[str, list[Run]]]:
     """What did not end well, by state, with reasons and commands."""
-    found = digest(study.folder)
+    found = digest(study.folder, read=(study.results, study.unfinished))
     states = ("failed", "interrupted", "unfinished", "pruned")
     return [(HEADINGS[state], list(found.of(state))) for state in states if found.of(state)]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +115,16 @@ def by_weight(cells: Iterable[Cell]) -> tuple[str, ...]:
     return tuple(sorted(weight, key=lambda strategy: (*weight[strategy], strategy)))
 
 
-def varying(mappings: Sequence[dict[str, Any]]) -> list[str]:
+def varying(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values are not the same in all `mappings`."""
-    keys = sorted({key for mapping in mappings for key in mapping})
-    return [key for key in keys if len({json.dumps(mapping.get(key)) for mapping in mappings}) > 1]
+    keys = sorted(set().union(*mappings))
+    return [key for key in keys if not _alike([mapping.get(key) for mapping in mappings])]
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    """Whether all values are written the same; most are equal, which is seen faster."""
+    first, kind = values[0], type(values[0])
+    return all(type(value) is kind and value == first for value in values) or len({json.dumps(value) for value in values}) == 1
 
 
 def number(value: Any) -> str:

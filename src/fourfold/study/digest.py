@@ -111,7 +111,9 @@ class Digest:
         return len(self.of("failed")) / ended if ended else 0.0
 
 
-def digest(folder: Path, trials: Sequence[TrialView] = ()) -> Digest:
+def digest(
+    folder: Path, trials: Sequence[TrialView] = (), read: tuple[Sequence[Result], Sequence[Unfinished]] | None = None
+) -> Digest:
     """Read what became of every run at or below `folder`.
 
     Where a folder and its trial disagree, a whole `result.json` wins: a run may die between writing and telling.
@@ -119,8 +121,9 @@ def digest(folder: Path, trials: Sequence[TrialView] = ()) -> Digest:
     Args:
         folder: a study's folder, or a folder of studies.
         trials: of the study's search, if it has one.
+        read: its runs, as `read_runs` gives them; by default they are read now.
     """
-    results, unfinished = read_runs(folder)
+    results, unfinished = read or read_runs(folder)
     found = {each.folder.resolve(): _unfinished(each, folder) for each in unfinished}
     found |= {result.folder.resolve(): _done(result, folder) for result in results}
     unplaced = []

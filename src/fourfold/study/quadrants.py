@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA, essential
+from fourfold.identity import NOT_IN_THE_RESULT, ROOT_IS_THE_DATA
 from fourfold.placement import FILE, Kept, Placement, kept
 from fourfold.study.cells import Cell, by_weight, form, number, varying
 from fourfold.study.metric import Metric, metric_of
-from fourfold.study.results import UNREADABLE, Quadrant, Result, Unfinished, flat, read_runs
+from fourfold.study.results import UNREADABLE, Quadrant, Result, Unfinished, read_runs
 from fourfold.study.verdict import Verdict, judge
 
 SEED_KEYS = ("seed", "dataset.split_seed")
@@ -179,7 +179,7 @@ def _matters(key: str) -> bool:
 
 def _apart(runs: Sequence[Result], tells: Callable[[str, str], bool]) -> dict[tuple[str, ...], list[Result]]:
     """Runs by whatever differs among them in the config keys that `tells` them apart; () where nothing does."""
-    leaves = [flat(essential(run.config)) for run in runs]
+    leaves = [run.settings for run in runs]
     source = str(leaves[0].get("dataset.source"))
     varied = [key for key in varying(leaves) if tells(key, source)]
     groups: dict[tuple[str, ...], list[Result]] = {}

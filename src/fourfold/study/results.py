@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class Result:
     git_revision: str | None
     device: str | None
     drift: tuple[Mapping[str, Any], ...]  # block, weights, cka; empty where the run did not say
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What of `config` tells runs apart, as `flat` gives it."""
+        return flat(identity.essential(self.config))
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as one level of dotted keys; lists stay values."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = value
