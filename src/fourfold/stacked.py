@@ -70,7 +70,7 @@ class Stacked:
 
         Args:
             step: Of those that `factors` has.
-            gradients: Of each stack, in its shape.
+            gradients: Of each stack, in its shape; they are used up, since a stack may be large.
         """
         raise NotImplementedError
 
@@ -126,10 +126,10 @@ class StackedSgd(Stacked):
     def step(self, step: int, gradients: Sequence[Tensor]) -> None:
         for i, (stack, gradient) in enumerate(zip(self.stacks, gradients, strict=True)):
             momentum, moving = self.momenta[i], self.memory[i]["momentum_buffer"]
-            gradient = torch.addcmul(gradient.flatten(1), stack, self.decays[i])
-            moving.mul_(momentum).add_(gradient)
-            gradient = torch.addcmul(gradient, moving, momentum) if self.groups[i][0]["nesterov"] else moving
-            stack.addcmul_(gradient, self.rates[i][step])
+            change = gradient.flatten(1).addcmul_(stack, self.decays[i])
+            moving.mul_(momentum).add_(change)
+            change = change.addcmul_(moving, momentum) if self.groups[i][0]["nesterov"] else moving
+            stack.addcmul_(change, self.rates[i][step])
 
 
 class StackedAdam(Stacked):
@@ -163,16 +163,16 @@ class StackedAdam(Stacked):
 
     def step(self, step: int, gradients: Sequence[Tensor]) -> None:
         for stack, gradient, memory, of in zip(self.stacks, gradients, self.memory, self.coefficients, strict=True):
-            gradient = gradient.flatten(1)
+            change = gradient.flatten(1)
             if self.decoupled:
                 stack.mul_(of["keep"][step])
             else:
-                gradient = torch.addcmul(gradient, stack, of["decay"])
+                change.addcmul_(stack, of["decay"])
             mean, square = memory["exp_avg"], memory["exp_avg_sq"]
-            mean.lerp_(gradient, of["first"])
-            square.mul_(of["second"]).add_(gradient.square().mul_(of["second_new"]))
-            spread = square.sqrt().div_(of["root"][step]).add_(of["eps"])
-            stack.addcdiv_(mean * of["rate"][step], spread)
+            mean.lerp_(change, of["first"])
+            square.mul_(of["second"]).add_(change.square_().mul_(of["second_new"]))
+            spread = torch.sqrt(square, out=change).div_(of["root"][step]).add_(of["eps"])
+            stack.add_(torch.div(mean, spread, out=spread).mul_(of["rate"][step]))
 
     def part(self, steps: int) -> None:
         super().part(steps)
