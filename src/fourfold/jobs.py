@@ -136,12 +136,12 @@ def _contents(node: Any) -> Any:
             return {key.name if isinstance(key, Enum) else key: _contents(child) for key, child in children.items()}
         case list() as children:
             return [_contents(child) for child in children]
-        case None | str() | int() | float() as value:  # a container too, where it is missing or an interpolation
-            return value.name if isinstance(value, Enum) else value
-        case Node() as child:  # of a union
-            return _contents(child)
         case Enum() as value:
             return value.name
+        case None | str() | int() | float() as value:  # a container too, where it is missing or an interpolation
+            return value
+        case Node() as child:  # of a union
+            return _contents(child)
         case value:
             return value
 

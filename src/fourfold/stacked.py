@@ -84,8 +84,8 @@ class Stacked:
 
     def _gathered(self, i: int, name: str) -> Tensor:
         """What the optimizers remember of a stack, zero where they have not begun."""
-        pairs = zip(self.optimizers, self.parameters, strict=True)
-        return torch.stack([one.state[its[i]].get(name, torch.zeros_like(its[i])) for one, its in pairs])
+        there = [(one.state[its[i]].get(name), its[i]) for one, its in zip(self.optimizers, self.parameters, strict=True)]
+        return torch.stack([torch.zeros_like(parameter) if kept is None else kept for kept, parameter in there])
 
     def _numbers(self, i: int, values: Any) -> Tensor:
         """Numbers of each head, [..., K], as [..., K, 1] beside a stack."""
