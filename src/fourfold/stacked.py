@@ -5,6 +5,7 @@ other number, so a few operations do it to a stack of heads, each at its own rat
 for rounding (the formulas are those of `torch.optim`, which compute in the same order).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def joined(
     return way(optimizers, parameters, stacks, factors)
 
 
-class Stacked:
+class Stacked(ABC):
     """Several optimizers, as one."""
 
     MEMORY: tuple[str, ...] = ()  # what an optimizer remembers of each number
@@ -65,6 +66,7 @@ class Stacked:
             self.groups.append([groups[id(parameter)] for groups, parameter in zip(where, its, strict=True)])
         self.memory = [{name: self._gathered(i, name).flatten(1) for name in self.MEMORY} for i in range(len(self.stacks))]
 
+    @abstractmethod
     def step(self, step: int, gradients: Sequence[Tensor]) -> None:
         """Change the stacks.
 
@@ -72,7 +74,6 @@ class Stacked:
             step: Of those that `factors` has.
             gradients: Of each stack, in its shape; they are used up, since a stack may be large.
         """
-        raise NotImplementedError
 
     def part(self, steps: int) -> None:
         """Give each optimizer what it has to remember, after so many steps."""
