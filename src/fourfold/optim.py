@@ -67,9 +67,10 @@ def create(net: nn.Module, groups: Sequence["Group"], config: OptimizerConfig) -
             **config.kwargs,
         )
     except TypeError as error:
+        refused = next((name for name in config.kwargs if f"'{name}'" in str(error)), "NAME")
         raise ConfigError(
-            f"optimizer.kwargs={config.kwargs} does not fit {config.name} ({error}): remove what it does not take, as "
-            "~optimizer.kwargs.fused does"
+            f"optimizer.kwargs={config.kwargs} does not fit {config.name} ({error}): leave out what it does not take, or "
+            f"remove it with ~optimizer.kwargs.{refused}"
         ) from error
     return optimizer
 
