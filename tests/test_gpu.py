@@ -124,9 +124,14 @@ def test_rows_are_gathered_where_they_are_needed(weights: Path, tmp_path: Path, 
     assert all(near.take(np.array([3, 0]))[0].is_cuda for near in made)
 
 
-def test_heads_among_others_are_the_heads_alone(weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "optimizer",
+    [["optimizer=sgd"], ["optimizer=adamw"], ["optimizer.name=lamb", "~optimizer.kwargs.fused"]],
+    ids=["sgd", "adamw", "lamb"],
+)
+def test_heads_among_others_are_the_heads_alone(optimizer: list[str], weights: Path, tmp_path: Path) -> None:
     heads = [
-        config(weights, tmp_path, STRATEGIES[0], f"optimizer.lr={rate}", f"seed={seed}")
+        config(weights, tmp_path, STRATEGIES[0], *optimizer, f"optimizer.lr={rate}", f"seed={seed}")
         for rate in (1e-3, 1e-2)
         for seed in (0, 1)
     ]

@@ -119,4 +119,4 @@ def test_answers_and_mistakes_of_two_processes_are_those_of_one(one: Path, two: 
     np.testing.assert_allclose(ours["confidence"], theirs["confidence"], atol=2e-3)  # float16
     mistakes, others = (json.loads((folder / "plain" / "mistakes.json").read_text()) for folder in (one, two))
     assert [each["image"] for each in mistakes] == [each["image"] for each in others]
-    assert (one / "plain" / "mistakes.png").read_bytes() == (two / "plain" / "mistakes.png").read_bytes()
+    assert (one / "plain" / "mistakes.jpg").read_bytes() == (two / "plain" / "mistakes.jpg").read_bytes()

@@ -1,9 +1,11 @@
 """What a finished run answered to each test image, and pictures of the mistakes it was surest of.
 
-Kept beside the result, for the report: `answers.npz` (target, predicted, confidence) and `mistakes.png` with `mistakes.json`.
+Kept beside the result, for the report: `answers.npz` (target, predicted, confidence) and `mistakes.jpg` with `mistakes.json`.
 """
 
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from fourfold.ranks import Ranks
 
 SHOWN = 8  # mistakes
 SIDE = 64  # pixels of each picture
+REMEMBERED = 256  # pictures of a dataset, 12 kB each at most: the runs of a sweep are wrong about the same images
+
+_remembered: WeakKeyDictionary[Any, dict[int, Image.Image]] = WeakKeyDictionary()
 
 
 class Answers:
@@ -58,8 +63,8 @@ class Answers:
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN].tolist()
         if not surest:
             return
-        with replacing(folder / "mistakes.png") as temporary:
-            _strip(test.read(surest)[0]).save(temporary, format="PNG", compress_level=1)  # a third of the time
+        with replacing(folder / "mistakes.jpg") as temporary:
+            _strip(_pictures(test, surest)).save(temporary, format="JPEG", quality=90, subsampling=0)
         write_json(
             folder / "mistakes.json",
             [
@@ -74,16 +79,23 @@ class Answers:
         )
 
 
-def _strip(images: Tensor) -> Image.Image:
-    """Images [N, C, H, W] side by side, SIDE pixels each; of other than one or three channels the first is shown."""
-    strip = Image.new("RGB", (SIDE * len(images), SIDE))
-    for place, pixels in enumerate(images):
-        picture = _picture(pixels)
-        scale = SIDE / max(picture.size)
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
-        resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-        strip.paste(picture.resize((size[0], size[1]), resample), (place * SIDE, 0))
+def _strip(pictures: list[Image.Image]) -> Image.Image:
+    """Side by side, in squares of SIDE pixels."""
+    strip = Image.new("RGB", (SIDE * len(pictures), SIDE))
+    for place, picture in enumerate(pictures):
+        strip.paste(picture, (place * SIDE, 0))
     return strip
+
+
+def _pictures(test: Batches, positions: list[int]) -> list[Image.Image]:
+    """Of these images, SIDE pixels on the longer side; of other than one or three channels the first is shown."""
+    known = _remembered.setdefault(test.dataset, {})
+    if len(known) > REMEMBERED:
+        known.clear()
+    for position in positions:
+        if position not in known:
+            known[position] = _picture(test.read([position])[0][0])  # by itself: it is not padded to the others' size
+    return [known[position] for position in positions]
 
 
 def _picture(pixels: Tensor) -> Image.Image:
@@ -91,4 +103,7 @@ def _picture(pixels: Tensor) -> Image.Image:
         low, high = pixels.min(), pixels.max()
         pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8)
     rows = pixels.permute(1, 2, 0).numpy() if len(pixels) == 3 else pixels[0].numpy()  # [C, H, W] -> [H, W, C]
-    return Image.fromarray(rows).convert("RGB")
+    picture = Image.fromarray(rows).convert("RGB")
+    scale = SIDE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -85,7 +85,7 @@ def write_history(folder: Path) -> None:
         {"epoch": e, "train/loss": 2.0 / (e + 1), "lr": 0.001} | ({"val/acc": 0.5 + e / 50} if e % 2 else {}) for e in range(10)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Image.new("RGB", (128, 64), (200, 120, 40)).save(folder / "mistakes.png")
+    Image.new("RGB", (128, 64), (200, 120, 40)).save(folder / "mistakes.jpg")
     told = [{"image": i, "target": "3", "predicted": "<8>", "confidence": 0.9 - i / 10} for i in range(2)]
     (folder / "mistakes.json").write_text(json.dumps(told))
 

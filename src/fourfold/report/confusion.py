@@ -23,7 +23,7 @@ NAME = 9  # characters of a class's name
 class Mistakes:
     """Pictures of mistakes, side by side in one strip."""
 
-    strip: str  # PNG as base64
+    strip: str  # JPEG as base64
     told: tuple[tuple[str, str, float], ...]  # true class, predicted class, confidence 0 to 1
 
 
@@ -38,7 +38,7 @@ def mistakes(run: Result) -> Mistakes | None:
     """What the run kept of its mistakes; None where it made or kept none."""
     try:
         told = read_json(run.folder / "mistakes.json")
-        strip = base64.b64encode((run.folder / "mistakes.png").read_bytes()).decode()
+        strip = base64.b64encode((run.folder / "mistakes.jpg").read_bytes()).decode()
         return Mistakes(strip, tuple((str(e["target"]), str(e["predicted"]), float(e["confidence"])) for e in told))
     except (OSError, *UNREADABLE):
         return None
