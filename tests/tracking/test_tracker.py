@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from fourfold import tracking
 from fourfold.config import RunConfig
 from fourfold.tracking import open_tracker
 from fourfold.tracking.tracker import Tracker, Trackers
@@ -29,6 +31,21 @@ def test_all_of_them_hear_the_same(config: RunConfig, folder: Path) -> None:
     assert (folder / "metrics.csv").exists()
     assert list(folder.glob("events.out.tfevents.*"))
     assert list((folder.parent / "wandb").glob("offline-run-*"))
+
+
+def test_a_wandb_that_cannot_be_imported_ends_no_run_and_is_told_once(
+    config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(tracking, "_wandb_is_there", functools.cache(tracking._wandb_is_there.__wrapped__))
+    config.logger.wandb.enabled = config.logger.csv.enabled = True
+    for run_id in ("abcd", "efgh"):
+        with open_tracker(config, folder, run_id=run_id) as tracker:
+            tracker.log({"epoch": 0, "val/acc": 0.5})
+    assert (folder / "metrics.csv").exists()
+    (told,) = (each.getMessage() for each in caplog.records)
+    assert "W&B cannot be imported (ModuleNotFoundError" in told
+    assert "logger=none" in told
 
 
 def test_an_exception_closes_every_tracker() -> None:

@@ -3,6 +3,8 @@
 The primary record, metrics.jsonl and result.json in the run's folder, is written by `fourfold.run` whatever happens here.
 """
 
+import functools
+import logging
 from pathlib import Path
 
 from fourfold.config import RunConfig
@@ -10,6 +12,8 @@ from fourfold.tracking.tracker import Tracker, Trackers
 from fourfold.trial import NoTrial, Trial
 
 __all__ = ["Tracker", "open_tracker"]
+
+log = logging.getLogger(__name__)
 
 
 def open_tracker(
@@ -40,8 +44,24 @@ def open_tracker(
         from fourfold.tracking.event_files import EventFiles
 
         trackers.append(EventFiles(config, folder))
-    if config.logger.wandb.enabled:
+    if config.logger.wandb.enabled and _wandb_is_there():
         from fourfold.tracking.weights_and_biases import WandbRun
 
         trackers.append(WandbRun(config, folder, run_id=run_id, overrides=overrides, trial=trial or NoTrial()))
     return Trackers(trackers)
+
+
+@functools.cache
+def _wandb_is_there() -> bool:
+    """Whether W&B can be imported; where it cannot, that is said once in a process."""
+    try:
+        import wandb  # noqa: F401
+    except Exception as error:  # of a package that it needs, too: a protobuf of other days raises a TypeError
+        log.warning(
+            "W&B cannot be imported (%s: %s): this process records its runs in their own folders alone; "
+            "`pip install --force-reinstall wandb` mends it, logger=none does without",
+            type(error).__name__,
+            str(error).partition("\n")[0],
+        )
+        return False
+    return True
