@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 import torchvision
 from torch import nn
 
-from fourfold import freeze
+from fourfold import features, freeze
+from fourfold.activations import Held, Store
 from fourfold.assembly import assemble
 from fourfold.compose import compose
 from fourfold.data.sources import open_source
 from fourfold.files import read_json, read_jsonl
-from fourfold.models import TransferModel
+from fourfold.models import TransferModel, frontier
 from fourfold.ranks import Ranks
 from fourfold.run import run
 from fourfold.seeding import seed_everything
@@ -61,6 +63,66 @@ def test_a_run_after_others_is_bit_for_bit_the_run_alone_in_a_fresh_process(tmp_
 def test_the_images_of_a_dataset_are_made_once(tmp_path: Path) -> None:
     first, second = (compose([*SMALL, f"seed={seed}"]).dataset for seed in (0, 1))
     assert open_source(first, 0).train.images is open_source(second, 1).train.images
+
+
+def counting(calls: Counter[str], name: str, call: Any) -> Any:
+    def counted(*given: Any) -> Any:
+        calls[name] += 1
+        return call(*given)
+
+    return counted
+
+
+@pytest.mark.parametrize("strategy", ["last_blocks", "gradual"])
+def test_runs_behind_the_same_frozen_blocks_learn_of_each_other_and_stay_bit_for_bit_the_run_alone(
+    strategy: str, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [*SMALL, start, "model=resnet18", "model.image_size=32", "transform=none", f"freeze={strategy}", "trainer.epochs=3"]
+    mine = compose([*small, f"paths.cache={tmp_path}/cache", "optimizer.lr=0.01"])
+    run(replace(mine, paths=replace(mine.paths, cache=f"{tmp_path}/other")), tmp_path / "alone")
+    calls: Counter[str] = Counter()
+    for owner, name in ((frontier, "split"), (Store, "_check"), (features, "_check")):
+        monkeypatch.setattr(owner, name, counting(calls, f"{owner.__name__}.{name}", getattr(owner, name)))
+    stock, stages = Stock(), []
+    for i, rate in enumerate((0.1, 0.01)):
+        config = compose([*small, f"paths.cache={tmp_path}/cache", f"optimizer.lr={rate}"])
+        run(config, tmp_path / f"run{i}", shared=stock)
+        stages.append(calls.copy())
+        calls.clear()
+    first, second = stages
+    assert first["fourfold.models.frontier.split"] >= 1
+    assert second == {"fourfold.features._check": first["fourfold.features._check"]}, (
+        "it holds its own network against the rows"
+    )
+    assert all(a == b for a, b in zip(found(tmp_path / "run1")[:2], found(tmp_path / "alone")[:2], strict=True))
+    ours, alone = found(tmp_path / "run1")[2], found(tmp_path / "alone")[2]
+    assert all(torch.equal(ours[name], alone[name]) for name in alone)
+
+
+def test_a_cut_is_looked_for_again_where_a_strategy_sets_other_modes(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [*SMALL, start, "model=resnet18", "model.image_size=32", "transform=none", "freeze=last_blocks", "trainer.epochs=1"]
+    calls: Counter[str] = Counter()
+    monkeypatch.setattr(frontier, "split", counting(calls, "split", frontier.split))
+    stock = Stock()
+    for i, stats in enumerate(("frozen", "follow", "frozen")):
+        config = compose([*small, f"paths.cache={tmp_path}/cache", f"freeze_strategy.norm_stats={stats}"])
+        run(config, tmp_path / f"run{i}", shared=stock)
+    assert calls["split"] == 2
+
+
+def test_memory_is_held_for_the_rows_of_the_present_prefix_alone() -> None:
+    known = features.Known()
+    others = known.of_others()
+    others.turn_to("one")
+    others.stores["rows"], others.near["rows"] = Held(()), "on the device"  # type: ignore[assignment]
+    known.of_others().turn_to("one")
+    assert known.stores.keys() == known.near.keys() == {"rows"}
+    known.turn_to(features.HEADS)
+    assert not known.stores
+    assert not known.near
+    assert known.answered is not others.answered
 
 
 def lent(config: Any, stock: Stock, seed: int = 0) -> Any:

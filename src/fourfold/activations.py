@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 KEEP_EVERY = 30.0  # seconds of computing that a kill may cost
 FREE_BYTES = 1 << 30  # of the disk, left to others
-CHUNK = 1 << 28  # bytes that are copied to a device at a time
+CHUNK = 1 << 26  # bytes that are copied to a device at a time
 CHECK = 4  # images whose stored rows are compared with fresh ones when a store is used again
 
 Rows = tuple[Tensor, ...]  # activations of some images, each [N, ...]
@@ -97,8 +98,13 @@ class Store:
                 self._write(produce(missing) if len(missing) else iter(()))
                 computed = len(missing)
             self._load()
-        os.utime(self.folder)  # the least recently used stores make room
+        self.touch()
         return computed
+
+    def touch(self) -> None:
+        """Say that it is in use: the least recently used stores make room. One that has gone all the same is still mapped."""
+        with suppress(FileNotFoundError):
+            os.utime(self.folder)
 
     def __len__(self) -> int:
         """Rows that are there."""
@@ -114,7 +120,21 @@ class Store:
 
     def take(self, places: np.ndarray) -> Rows:
         """The activations at these places, each [N, ...], copied out of the file."""
-        rows = torch.from_numpy(self._rows[places])  # [N, row_bytes]
+        return self._parted(torch.from_numpy(self._rows[places]))
+
+    def copy_into(self, columns: Rows) -> None:
+        """All rows, to tensors [rows, ...] on a GPU, by way of memory that it reads by itself."""
+        size = max(1, CHUNK // self.row_bytes)
+        way = torch.empty(min(size, len(self)), self.row_bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        for start in range(0, len(self), size):
+            some = self._rows[start : start + size]
+            np.copyto(way.numpy()[: len(some)], some)
+            there = way[: len(some)].to(columns[0].device)
+            for column, piece in zip(columns, self._parted(there), strict=True):
+                column[start : start + len(some)] = piece
+
+    def _parted(self, rows: Tensor) -> Rows:
+        """Rows [N, row_bytes] as the activations that they are."""
         return tuple(
             piece.contiguous().view(part.dtype).view(len(rows), *part.shape)
             for piece, part in zip(rows.split([part.bytes for part in self.parts], dim=1), self.parts, strict=True)
@@ -234,6 +254,14 @@ class Held:
         """As `Store.take`."""
         return tuple(column[torch.from_numpy(places)] for column in self._rows)
 
+    def copy_into(self, columns: Rows) -> None:
+        """As `Store.copy_into`."""
+        for column, own in zip(columns, self._rows, strict=True):
+            column.copy_(own)
+
+    def touch(self) -> None:
+        """As `Store.touch`: nobody removes it."""
+
 
 class Near:
     """A copy of a store's rows on the device that computes with them: a GPU is faster than the host that would gather its rows.
@@ -247,11 +275,7 @@ class Near:
     def __init__(self, store: Store | Held, device: torch.device) -> None:
         self.store, self.bytes = store, len(store) * store.row_bytes
         self._rows: Rows = tuple(torch.empty(len(store), *part.shape, dtype=part.dtype, device=device) for part in store.parts)
-        chunk = max(1, CHUNK // store.row_bytes)
-        for start in range(0, len(store), chunk):
-            places = np.arange(start, min(start + chunk, len(store)))
-            for column, some in zip(self._rows, store.take(places), strict=True):
-                column[start : start + len(some)] = some
+        store.copy_into(self._rows)
 
     def __len__(self) -> int:
         """As `Store.__len__`."""

@@ -68,6 +68,7 @@ class Parts:
     compiled: pace.Compiled | None
     start: dict[str, Tensor]  # what may change, as it was before training
     unmoved: frozenset[str]  # what stays frozen from the first epoch to the last, which no checkpoint needs to hold
+    known: features.Known
     unlabelled: int = 0  # images without labels that take part
     shared: Stock | None = None  # with other runs of this process
     stored: features.Features | None = None  # stored activations of the present phase
@@ -124,9 +125,9 @@ class Parts:
         self.stored = None
         if reason := self._images_needed():
             log.info("every epoch runs the whole network: %s", reason)
+            self.known.turn_to(None)
         else:
-            known = None if self.shared is None else self.shared.known
-            self.stored = features.build(self.config, self.model, self.splits, self.kit, known, self.fingerprint)
+            self.stored = features.build(self.config, self.model, self.splits, self.kit, self.known, self.fingerprint)
         if self.compiled is not None:
             self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
@@ -223,14 +224,18 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
     """Build the parts of a run; where `folder` holds a checkpoint, as they were when it was written.
 
     Args:
-        shared: Lends what other runs of this process have built, to a run that trains nothing but its head.
+        shared: Lends what other runs of this process have built, to a run that trains nothing but its head; to any other what
+            they have found out.
 
     Raises:
         ConfigError: something in the config does not fit the data or the model.
     """
     if ranks.device.type != "cuda":  # a machine may have a GPU that this run does not use
         config = replace(config, dataset=replace(config.dataset, loader=replace(config.dataset.loader, pin_memory=False)))
-    shared = shared if shared is not None and shared.serves(config) and ranks.world == 1 else None
+    shared = None if ranks.world > 1 else shared
+    known = features.Known() if shared is None else shared.known
+    if shared is not None and not shared.serves(config):
+        shared, known = None, known.of_others()
     model = _model(config, ranks, shared)
     splits = _splits(config, model, shared)
     train, val = _batches(config, splits, ranks)
@@ -287,6 +292,7 @@ def assemble(config: RunConfig, folder: Path, ranks: Ranks, shared: Stock | None
         compiled=compiled,
         start=start,
         unmoved=unmoved,
+        known=known,
         shared=shared,
     )
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fourfold import freeze
-from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store
+from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store, stored
 from fourfold.config import RunConfig
 from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.entries import entries
@@ -34,6 +34,7 @@ from fourfold.records import asdict
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HEADS = "heads"  # of any prefix: their runs are told together
 SAMPLE = 4  # images on which a cut is tried
 AGREE = 0.05  # of the largest logit: half precision stores three digits; another image or another cut is off by far more
 
@@ -87,12 +88,25 @@ def taken(store: Store | Held | Near, places: np.ndarray, dtypes: tuple[torch.dt
 class Known:
     """What earlier runs of this process have found out about networks with the same frozen prefix; empty for a run alone."""
 
-    cuts: dict[str, frontier.Cut] = field(default_factory=dict)
+    cuts: dict[Hashable, frontier.Cut] = field(default_factory=dict)
     stores: dict[str, Store | Held] = field(default_factory=dict)  # whose rows were compared with fresh ones
     # by store and image: digest of the row as which the whole network has answered to the image, in this process
     answered: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     near: dict[str, Near] = field(default_factory=dict)  # copies of stores on the device, the one used last at the end
     fused: dict[str, Fused] = field(default_factory=dict)  # the one used last, since it has weights of its own
+    held_for: list[str | None] = field(default_factory=lambda: [None])  # whose rows may lie in memory
+
+    def of_others(self) -> "Known":
+        """The same for a network of which more than a head learns: its own answers are yet to be compared."""
+        return replace(self, answered=defaultdict(dict), fused={})
+
+    def turn_to(self, prefix: str | None) -> None:
+        """A run comes to this prefix, or to none: memory is held for the rows of no other."""
+        if self.held_for != [prefix]:
+            self.held_for[:] = [prefix]
+            self.near.clear()
+            for key in [key for key, store in self.stores.items() if isinstance(store, Held)]:
+                del self.stores[key]
 
     def fused_of(self, prefix: str) -> Fused:
         """The fused layers of this prefix."""
@@ -143,10 +157,12 @@ def build(
     """
     known = Known() if known is None else known
     if config.cache.activations == "off" or all(parameter.requires_grad for parameter in model.net.parameters()):
+        known.turn_to(None)
         return None
     try:
         prefix = _prefix(config, model, kit, take)
-        found = _cut(model.net, splits.val, kit, known, prefix)
+        known.turn_to(HEADS if freeze.head_alone(config.freeze_strategy) else prefix)
+        found = _cut(config, model.net, splits.val, kit, known, prefix)
     except frontier.NoFrontier as reason:
         log.info("every epoch runs the whole network: %s", reason)
         return None
@@ -249,9 +265,9 @@ def _views(config: RunConfig) -> int | None:
     return config.cache.views
 
 
-def _cut(net: nn.Module, images: Dataset, kit: Kit, known: Known, prefix: str) -> frontier.Split:
-    learning = [(each.name, tuple(each.tensor.shape)) for each in entries(net) if each.tensor.requires_grad]
-    key = f"{prefix} {learning}"
+def _cut(config: RunConfig, net: nn.Module, images: Dataset, kit: Kit, known: Known, prefix: str) -> frontier.Split:
+    learning = tuple((each.name, tuple(each.tensor.shape)) for each in entries(net) if each.tensor.requires_grad)
+    key = prefix, learning, repr(config.freeze_strategy), repr(config.dataset)  # these set modes and the images' size
     if key in known.cuts:
         return frontier.Split(net, known.cuts[key])  # names alone, which hold for every copy of the network
     if kit.ranks.world > 1:
@@ -291,21 +307,33 @@ def _stored(
     fused = known.fused_of(f"{prefix} {found.cut}") if fuses(config, kit) else None
 
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        """A GPU computes while the next images are read, and while rows are written: nobody waits for both."""
         where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
         batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
+        under_way: tuple[np.ndarray, Rows, Rows] | None = None
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
+                before = None if under_way is None else finished(*under_way)
                 some = wanted[step * batches.batch_size :][: len(inputs)]
                 with autocast(kit):
-                    yield some, compute(ready(inputs, kit), some)
+                    under_way = (some, *compute(ready(inputs, kit)))
+                if before is not None:
+                    yield before
+        if under_way is not None:
+            yield finished(*under_way)
 
-    def compute(inputs: Tensor, some: np.ndarray) -> Rows:
+    def compute(inputs: Tensor) -> tuple[Rows, Rows]:
+        """The rows, and where all that is left is the head, the network's logits and its answer to the rows."""
         if found.cut.head is None:
-            return fused(found.prefix, inputs) if fused else found.prefix(inputs)
-        rows, *logits = fused(found.whole, inputs) if fused else found.whole(inputs)  # all that is left is the head
-        _agree(*logits)
-        known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
-        return rows
+            return (fused(found.prefix, inputs) if fused else found.prefix(inputs)), ()
+        rows, *logits = fused(found.whole, inputs) if fused else found.whole(inputs)
+        return rows, tuple(logits)
+
+    def finished(some: np.ndarray, rows: Rows, logits: Rows) -> tuple[np.ndarray, Rows]:
+        if logits:
+            _agree(*logits)
+            known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
+        return some, tuple(map(stored, parts, rows))
 
     dtypes = tuple(slot.dtype for slot in found.cut.slots)
     kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)
@@ -317,6 +345,7 @@ def _stored(
         return ActivationSet(key, _near(store, key, known, kit.ranks.device), keys, part.labels, dtypes)
 
     if key in known.stores and known.stores[key].has(keys.ravel()):
+        known.stores[key].touch()
         return rows(known.stores[key])
     store = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
     try:

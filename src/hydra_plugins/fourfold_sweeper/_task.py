@@ -59,7 +59,7 @@ class TrialTask:
         return self._open[1]
 
     def stock(self, heads: int) -> "Stock | None":
-        """What runs of this process have in common, where their heads may be trained together."""
+        """What runs of this process have in common; None where each is to be by itself."""
         if self._stock is None and heads != 1:
             from fourfold.stock import Stock
 
@@ -67,11 +67,12 @@ class TrialTask:
         return self._stock
 
     def _company(self, config: RunConfig, heads: int) -> dict[str, Any]:
-        """What a run that trains nothing but a head is given beside its configuration."""
+        """What a run is given of the others beside its configuration; one that trains nothing but a head joins theirs."""
         stock = self.stock(heads)
-        if stock is None or not stock.serves(config):
+        if stock is None:
             return {}
-        return {"shared": stock, **({} if self.chorus is None else {"drive": self.chorus})}
+        joins = self.chorus is not None and stock.serves(config)
+        return {"shared": stock, **({"drive": self.chorus} if joins else {})}
 
     def __call__(self, cfg: DictConfig) -> Any:
         if TRIAL not in os.environ:
