@@ -11,7 +11,8 @@ What is frozen, seconds of --fits epochs from the built parts to the last valida
 
     bare          the minimal loop again, through the frozen part without gradients, its batch norm in eval mode
     Fourfold      its fit, with the pass that stores activations
-    uncached      the same with cache.activations=off
+    further       the same of a run behind another with the same frozen part in its process, as in a sweep
+    uncached      Fourfold with cache.activations=off
 
 Wall seconds, by turns in one process. The share of the device's peak counts the operations of the model's own convolutions and
 products (torch.utils.flop_counter). Without a GPU it says so and ends well; --device cpu tries the script itself.
@@ -38,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fourfold.run as room
 from fourfold.compose import compose
+from fourfold.stock import Stock
 from fourfold.task import execute
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations per second, from NVIDIA's data sheets (SXM)
@@ -116,9 +118,11 @@ def bare_fit(asked: argparse.Namespace, freeze: str) -> float:
     return waited(asked.device) - started
 
 
-def fourfold(asked: argparse.Namespace, *more: str) -> None:
-    """A run of Fourfold in a folder of its own, on images that are decoded and a backbone that is not stored."""
-    shutil.rmtree(asked.place / "cache/activations", ignore_errors=True)
+def fourfold(asked: argparse.Namespace, *more: str, among: Stock | None = None) -> None:
+    """A run of Fourfold in a folder of its own, on images that are decoded and, unless it is one among others, on a backbone
+    whose activations are not stored."""
+    if among is None:
+        shutil.rmtree(asked.place / "cache/activations", ignore_errors=True)
     tested = VAL / (asked.images + 2 * VAL)
     words = (
         "dataset=image_folder", f"dataset.root={asked.place}/images", f"dataset.val_size={VAL}",
@@ -128,7 +132,7 @@ def fourfold(asked: argparse.Namespace, *more: str) -> None:
         "trainer.precision=bf16", "trainer.channels_last=true", "trainer.checkpoint_seconds=60",
         f"paths.cache={asked.place}/cache",
     )  # fmt: skip
-    result = execute(compose([*words, *more]), Path(tempfile.mkdtemp(dir=asked.place)))
+    result = execute(compose([*words, *more]), Path(tempfile.mkdtemp(dir=asked.place)), shared=among)
     assert result["images"]["train"] == asked.images
 
 
@@ -151,8 +155,10 @@ def ours(asked: argparse.Namespace, *more: str) -> list[float]:
     return [asked.images / each for each in seconds[1:]]
 
 
-def our_fit(asked: argparse.Namespace, freeze: str, *more: str) -> float:
+def our_fit(asked: argparse.Namespace, freeze: str, *more: str, among: Stock | None = None) -> float:
     """The same of Fourfold: from its parts to its test."""
+    if among is not None:
+        fourfold(asked, f"freeze={freeze}", "trainer.epochs=1", among=among)
     marks: list[float] = []
     begin, test = room._record_start, room._test
 
@@ -166,7 +172,7 @@ def our_fit(asked: argparse.Namespace, freeze: str, *more: str) -> float:
 
     room._record_start, room._test = begun, tested  # type: ignore[assignment]
     try:
-        fourfold(asked, f"freeze={freeze}", f"trainer.epochs={asked.fits}", *more)
+        fourfold(asked, f"freeze={freeze}", f"trainer.epochs={asked.fits}", *more, among=among)
     finally:
         room._record_start, room._test = begin, test
     return marks[1] - marks[0]
@@ -214,6 +220,7 @@ def frozen(asked: argparse.Namespace, freeze: str) -> None:
     systems: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_fit(asked, freeze),
         "Fourfold": lambda: our_fit(asked, freeze),
+        "further": lambda: our_fit(asked, freeze, among=Stock()),
         "uncached": lambda: our_fit(asked, freeze, "cache.activations=off"),
     }
     seconds = by_turns(systems, asked.rounds)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fourfold import freeze
-from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store, stored
+from fourfold.activations import Held, Near, NoRoom, Part, Rows, Stale, Store
 from fourfold.config import RunConfig
 from fourfold.data import Batches, Splits, image_seed, randomness
 from fourfold.entries import entries
@@ -307,33 +307,21 @@ def _stored(
     fused = known.fused_of(f"{prefix} {found.cut}") if fuses(config, kit) else None
 
     def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
-        """A GPU computes while the next images are read, and while rows are written: nobody waits for both."""
         where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
         batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
-        under_way: tuple[np.ndarray, Rows, Rows] | None = None
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
-                before = None if under_way is None else finished(*under_way)
                 some = wanted[step * batches.batch_size :][: len(inputs)]
                 with autocast(kit):
-                    under_way = (some, *compute(ready(inputs, kit)))
-                if before is not None:
-                    yield before
-        if under_way is not None:
-            yield finished(*under_way)
+                    yield some, compute(ready(inputs, kit), some)
 
-    def compute(inputs: Tensor) -> tuple[Rows, Rows]:
-        """The rows, and where all that is left is the head, the network's logits and its answer to the rows."""
+    def compute(inputs: Tensor, some: np.ndarray) -> Rows:
         if found.cut.head is None:
-            return (fused(found.prefix, inputs) if fused else found.prefix(inputs)), ()
-        rows, *logits = fused(found.whole, inputs) if fused else found.whole(inputs)
-        return rows, tuple(logits)
-
-    def finished(some: np.ndarray, rows: Rows, logits: Rows) -> tuple[np.ndarray, Rows]:
-        if logits:
-            _agree(*logits)
-            known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
-        return some, tuple(map(stored, parts, rows))
+            return fused(found.prefix, inputs) if fused else found.prefix(inputs)
+        rows, *logits = fused(found.whole, inputs) if fused else found.whole(inputs)  # all that is left is the head
+        _agree(*logits)
+        known.answered[key].update(zip(some.tolist(), _digests(rows), strict=True))
+        return rows
 
     dtypes = tuple(slot.dtype for slot in found.cut.slots)
     kept = tuple(_kept(dtype, config.cache.dtype) for dtype in dtypes)

@@ -1,4 +1,4 @@
-"""What runs of a process that train nothing but a head have in common: built once, and lent to each."""
+"""What runs of a process have in common, above all those that train nothing but a head: built once, and lent to each."""
 
 import copy
 import json
@@ -28,6 +28,7 @@ class Stock:
     What comes from here is what the run would have built by itself, to the bit: the head too, and the random numbers that are
     drawn afterwards. Frozen tensors are lent, not copied, so nothing but what a run trains takes memory of its own; and so are
     the modules that hold nothing else, once a run has shown which these are: to copy them costs more than to train a head.
+    Runs that train more than a head (`serves` says which) share only what is `known` of the frozen part.
     """
 
     def __init__(self) -> None:
