@@ -12,6 +12,7 @@ from torch import nn
 from fourfold import drift
 from fourfold.assembly import assemble
 from fourfold.models import TransferModel
+from fourfold.models.cut import Suffix
 from fourfold.ranks import Ranks
 from fourfold.run import run
 from test_run import config
@@ -72,6 +73,40 @@ def test_a_frozen_backbone_is_not_run_to_know_that_it_gives_the_same_features(
     assert {change["weights"] for change in result["drift"][:-1]} == {0.0}
 
 
+@pytest.mark.parametrize(
+    ("words", "cut"),
+    [
+        (("freeze=last_blocks", "freeze_strategy.blocks=1"), True),
+        (("freeze=last_blocks", "freeze_strategy.blocks=1", "transform=light"), True),  # the images to validate are stored
+        (("freeze=gradual", "trainer.epochs=3"), None),  # as far as something is frozen in the last epoch
+        (("freeze=norm_only",), None),
+        (("freeze=full",), False),
+    ],
+    ids=["last_blocks", "augmented", "gradual", "norm_only", "full"],
+)
+def test_what_lies_behind_a_prefix_is_asked_alone_and_tells_the_same(
+    words: tuple[str, ...], cut: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    kernels = drift._kernels
+
+    def noted(net: nn.Module, blocks: list[str], sample: drift.Sample, kit: Any) -> Any:
+        asked.append(isinstance(sample.net, Suffix))
+        return kernels(net, blocks, sample, kit)
+
+    monkeypatch.setattr(drift, "_kernels", noted)
+    more = (*words, "dataset.val_size=60", f"paths.cache={tmp_path}/cache")
+    stored = run(config(*more), tmp_path / "stored")["drift"]
+    assert cut is None or asked == [cut] * 2
+    asked.clear()
+    whole = run(config(*more, "cache.activations=off"), tmp_path / "whole")["drift"]
+    assert not any(asked)
+    assert [each["block"] for each in stored] == [each["block"] for each in whole]
+    assert [each["weights"] for each in stored] == [each["weights"] for each in whole]
+    for ours, theirs in zip(stored[:-1], whole[:-1], strict=True):
+        assert ours["cka"] == pytest.approx(theirs["cka"], abs=1e-6)
+
+
 def test_measuring_leaves_the_network_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
     measure = drift.measure
@@ -92,8 +127,9 @@ def test_features_are_compared_in_full_precision_whatever_the_network_computes_i
     net = nn.Sequential(nn.Conv2d(3, 64, 1))
     bf16 = assemble(config("trainer.precision=bf16"), tmp_path, Ranks(0, 1, torch.device("cpu"))).kit
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    half = drift._kernels(net, ["0"], images, bf16)["0"]
-    full = drift._kernels(net, ["0"], images, replace(bf16, autocast=None))["0"]
+    sample = drift.Sample(net, (images,))
+    half = drift._kernels(net, ["0"], sample, bf16)["0"]
+    full = drift._kernels(net, ["0"], sample, replace(bf16, autocast=None))["0"]
     assert half.dtype == torch.float32
     assert drift.cka(half, full) == pytest.approx(1.0, abs=1e-3)
 

@@ -154,11 +154,21 @@ class Parts:
         if self.stored is not None:
             features.check(self.stored, self.net, self.splits.val, self.kit)
 
-    def sample(self) -> Tensor | None:
-        """The first validation images, uint8 [N, C, H, W], as many as surely fit; None where they come with a mask."""
+    def sample(self) -> drift.Sample | None:
+        """The first validation images, as many as surely fit, or what a prefix that never moved has made of them; None where
+        they come with a mask."""
         val = self.images[1]
-        images, _, *mask = val.read([*range(min(drift.SAMPLE, self.config.trainer.eval_batch_size, val.images))])
-        return None if mask else images
+        some = [*range(min(drift.SAMPLE, self.config.trainer.eval_batch_size, val.images))]
+        if self.stored is not None and self.compiled is None and self._never_moved(self.stored.split.cut.frozen):
+            rows, _ = self.stored.val.take(some, 0)
+            inputs = tuple(row.to(self.ranks.device) for row in rows)
+            return drift.Sample(self.stored.split.suffix, inputs, self.stored.split.cut.frozen)
+        images, _, *mask = val.read(some)
+        return None if mask else drift.Sample(self.net, (ready(images, self.kit),))
+
+    def _never_moved(self, modules: tuple[str, ...]) -> bool:
+        inside, now = tuple(f"{module}." for module in modules), self.net.state_dict()
+        return all(torch.equal(now[name].cpu(), was) for name, was in self.start.items() if name.startswith(inside))
 
     def save(self, folder: Path, *, best: bool = False, due: bool = True) -> None:
         """Write the checkpoint from the first process; the others wait for it.

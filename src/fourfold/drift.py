@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.entries import entries
-from fourfold.loop import Kit, autocast, ready
+from fourfold.loop import Kit, autocast
+from fourfold.models.absent import Absent
 
 if TYPE_CHECKING:
     from fourfold.models import TransferModel
@@ -32,6 +33,15 @@ class Change:
     cka: float | None  # of its output before and after; 1: the same features but for rotation and scale; None: not measured
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a network is asked before and after."""
+
+    net: nn.Module  # the network, or what lies behind its frozen prefix
+    inputs: tuple[Tensor, ...]  # as it takes them: normalised images, or what the prefix has made of them, [N, ...] each
+    frozen: tuple[str, ...] = ()  # modules that are left out, since their answers cannot have changed
+
+
 def snapshot(net: nn.Module, learned: Set[str], unmoved: Set[str] = frozenset()) -> dict[str, Tensor]:
     """Copies, on the CPU, of all that may change: the parameters that ever learn, and the buffers but those that never do."""
     moving = (each for each in entries(net) if each.name in learned or (each.is_buffer and each.name not in unmoved))
@@ -39,13 +49,13 @@ def snapshot(net: nn.Module, learned: Set[str], unmoved: Set[str] = frozenset())
 
 
 @torch.no_grad()
-def measure(model: "TransferModel", start: State, images: Tensor | None, kit: Kit) -> list[Change]:
+def measure(model: "TransferModel", start: State, sample: Sample | None, kit: Kit) -> list[Change]:
     """Hold a trained network against its start, block by block, input side first, the head last.
 
     Args:
         model: With the weights of the end, which it has again when this returns. Blocks that saw nothing move are not run.
         start: What `snapshot` copied.
-        images: uint8 [N, C, H, W], always the same ones; None, or too few: only weights are compared.
+        sample: Always of the same images; None, or too few: only weights are compared.
         kit: Of the run.
     """
     net = model.net
@@ -57,8 +67,8 @@ def measure(model: "TransferModel", start: State, images: Tensor | None, kit: Ki
     alike: Mapping[str, float | None] = dict.fromkeys(params)
     if still:
         alike = dict.fromkeys(params, 1.0)
-    elif images is not None and len(images) >= LEAST:
-        alike = _similarities(net, start, [*params], ready(images, kit), kit)
+    elif sample is not None and len(sample.inputs[0]) >= LEAST:
+        alike = _similarities(net, start, [*params], sample, kit)
     params["head"] = tuple(name for name, _ in net.named_parameters() if name not in inside)
     return [Change(name, _relative(names, now, start), alike.get(name)) for name, names in params.items()]
 
@@ -98,25 +108,27 @@ def _not_zero(tensor: Tensor) -> bool:
     return bool(tensor.flatten()[:1].any()) or bool(tensor.any())  # the first number nearly always says it
 
 
-def _similarities(net: nn.Module, start: State, blocks: list[str], inputs: Tensor, kit: Kit) -> dict[str, float | None]:
+def _similarities(net: nn.Module, start: State, blocks: list[str], sample: Sample, kit: Kit) -> dict[str, float | None]:
     end = {name: value.clone() for name, value in net.state_dict().items() if name in start}
     training = net.training
     net.eval()
     try:
-        after = _kernels(net, blocks, inputs, kit)
+        after = _kernels(net, blocks, sample, kit)
         net.load_state_dict(start, strict=False)
-        before = _kernels(net, blocks, inputs, kit)
+        before = _kernels(net, blocks, sample, kit)
     finally:
         net.load_state_dict(end, strict=False)
         net.train(training)
-    return {name: cka(before[name], after[name]) for name in before.keys() & after.keys()}
+    left_out = tuple(f"{module}." for module in sample.frozen)
+    same: dict[str, float | None] = {block: 1.0 for block in blocks if f"{block}.".startswith(left_out)}
+    return same | {name: cka(before[name], after[name]) for name in before.keys() & after.keys()}
 
 
-def _kernels(net: nn.Module, blocks: list[str], inputs: Tensor, kit: Kit) -> dict[str, Tensor]:
+def _kernels(net: nn.Module, blocks: list[str], sample: Sample, kit: Kit) -> dict[str, Tensor]:
     """Of the output of each block that is a module: centred features [N, D], D of all places together, times themselves."""
     kernels: dict[str, Tensor] = {}
-    with _listening(net, blocks, kernels, len(inputs)), autocast(kit):
-        net(inputs)
+    with _listening(net, blocks, kernels, len(sample.inputs[0])), autocast(kit):
+        sample.net(*sample.inputs)
     return kernels
 
 
@@ -125,6 +137,8 @@ def _listening(net: nn.Module, blocks: list[str], kernels: dict[str, Tensor], im
     def listen(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             value = output[0] if isinstance(output, list | tuple) else output
+            if isinstance(value, Absent):  # of what is left out
+                return
             if isinstance(value, Tensor) and value.is_floating_point() and len(value) == images:
                 flat = value.float().reshape(images, -1)  # [N, ...] -> [N, D]
                 flat = flat - flat.mean(dim=0)
