@@ -110,6 +110,11 @@ def test_the_least_recently_used_store_makes_room(tmp_path: Path) -> None:
     Store(tmp_path / "d", PARTS, limit).fill(np.arange(10), Producer())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
     assert same(stores[1], [1, 2])  # who has it open keeps it
+    stores[1].touch()
+    stores[2].touch()
+    os.utime(tmp_path / "d", (2000, 2000))
+    Store(tmp_path / "e", PARTS, limit).fill(np.arange(10), Producer())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "e"], "who reads on without filling is in use as well"
 
 
 def test_what_does_not_fit_is_refused_before_it_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +143,7 @@ def test_memory_has_the_face_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> Non
     assert held.fill(np.array([4, 2]), produce) == 2
     assert held.fill(np.array([2, 9]), produce) == 1
     assert same(held, [9, 2, 4, 2])
+    assert same(Near(held, torch.device("cpu")), [9, 2, 4, 2])
     monkeypatch.setattr(activations, "free_memory", lambda: 10 * ROW)
     with pytest.raises(NoRoom, match="do not fit into memory"):
         held.fill(np.arange(100, 106), produce)
