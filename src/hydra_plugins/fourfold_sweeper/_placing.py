@@ -10,7 +10,6 @@ from fourfold import auto
 from fourfold.advice import in_order
 from fourfold.compose import to_run_config, user_dirs
 from fourfold.config import RunConfig
-from fourfold.place import already, placed
 from fourfold.placement import FILE, Placement
 from fourfold.study.space import Cell, narrowed
 from fourfold.study.trials import TrialView
@@ -47,6 +46,8 @@ def placing(sweeper: "FourfoldSweeper", folder: Path, *, measuring: bool) -> Pla
     """
 
     def place(cell: Cell) -> tuple[RunConfig, Placement | None]:
+        from fourfold.place import already, placed  # torch
+
         words = [word for word in cell.fixed if not word.startswith("seed=")]
         composed = sweeper.jobs.load_sweep_config(sweeper.config, words)
         config, dirs = to_run_config(composed), user_dirs(composed.hydra)
