@@ -46,7 +46,7 @@ def test_a_command_leaves_it_as_it_was(words: list[str]) -> None:
     assert before == after
 
 
-@pytest.mark.parametrize("first", ["import matplotlib", "import matplotlib.pyplot", "import scipy.signal", "pass"])
+@pytest.mark.parametrize("first", ["import matplotlib, scipy.signal", "import matplotlib.pyplot", "pass"])
 def test_metrics_come_without_what_they_do_not_use_and_leave_it_to_who_does(first: str) -> None:
     code = (
         f"import sys; {first}; import fourfold.metrics; "

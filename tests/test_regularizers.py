@@ -175,14 +175,14 @@ def test_attention_computes_what_comes_before_a_layer_once(monkeypatch: pytest.M
     torch.manual_seed(0)
     ours = models.create(asked.model, 4, pretrained=False)
     images, passes = torch.randn(4, 3, 32, 32), list[int]()
-    ours.net.get_submodule("layer3").register_forward_hook(lambda *_: passes.append(1))
+    ours.net.get_submodule("layer2").register_forward_hook(lambda *_: passes.append(1))
     stem = ours.net.get_submodule("conv1")
     truly = stem.forward
     stem.__dict__["forward"] = lambda images: passes.append(0) or truly(images)
-    found = regularizers.attention(ours, ["layer3.1", "layer4.1"], images, torch.arange(4))
-    assert passes.count(0) < 10 < 256 + 512 < passes.count(1)
+    found = regularizers.attention(ours, ["layer2.1", "layer3.1"], images, torch.arange(4))
+    assert passes.count(0) < 10 < 128 + 256 < passes.count(1)
     monkeypatch.setattr(regularizers, "replaying", lambda *_: nullcontext())
-    whole = regularizers.attention(ours, ["layer3.1", "layer4.1"], images, torch.arange(4))
+    whole = regularizers.attention(ours, ["layer2.1", "layer3.1"], images, torch.arange(4))
     assert all(map(torch.equal, found, whole))
 
 

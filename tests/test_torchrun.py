@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 
 from fourfold import ranks
 from fourfold.config import ConfigError
+from fourfold.files import lock
 from fourfold.run import run
 from two_processes import REFUSED, WORDS, configured
 
@@ -52,10 +55,31 @@ def free_ports(number: int) -> list[int]:
     return found
 
 
+def once(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the processes of pytest-xdist fills for all."""
+    folder = Path(os.environ["FOURFOLD_TEST_ROOT"]) / "torchrun" / name
+    with lock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two() -> Path:
     """Where the runs of two processes lie."""
-    folder = tmp_path_factory.mktemp("two")
+    return once("two", of_two)
+
+
+@pytest.fixture(scope="module")
+def one() -> Path:
+    """Where the same runs lie, of one process."""
+    return once("one", of_one)
+
+
+def of_two(folder: Path) -> None:
     script = Path(__file__).with_name("two_processes.py")
     ports = [str(port) for port in free_ports(len(WORDS) + len(REFUSED))]
     paths = os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])
@@ -65,16 +89,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         timeout=600,
     )
-    return folder
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the same runs lie, of one process."""
-    folder = tmp_path_factory.mktemp("one")
+def of_one(folder: Path) -> None:
     for name in WORDS:
         run(configured(name), folder / name)
-    return folder
 
 
 def weights(folder: Path) -> Weights:
