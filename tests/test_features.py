@@ -120,6 +120,46 @@ def test_the_frozen_prefix_is_fused_for_a_head_alone_unless_all_shall_repeat(
     assert asked[-8:] == [8, 8, 8, 6] * 2, "the batches of both epochs"
 
 
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (("debug=overfit", "trainer.epochs=3"), [8]),
+        (("debug=smoke", "trainer.epochs=1", "trainer.batch_size=4", "trainer.eval_batch_size=3"), [6, 8]),
+        (("trainer.limit_train_batches=1", "trainer.eval_batch_size=15", "trainer.limit_eval_batches=1"), [15, 23]),
+        (("dataset.loader.sampler=subset", "dataset.loader.subset=[3,1,7]", "freeze=last_blocks"), [20, 3]),
+    ],
+    ids=lambda each: " ".join(map(str, each)),
+)
+def test_what_a_run_does_not_show_is_not_stored(
+    words: tuple[str, ...], rows: list[int], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 images to train on, of which 4 epochs of 8 show 23, and 20 to validate; a run that learns one batch by heart is asked
+    for that batch."""
+    filled: list[int] = []
+    own = Store.fill
+    monkeypatch.setattr(
+        Store, "fill", lambda self, keys, *more, **how: filled.append(len(keys)) or own(self, keys, *more, **how)
+    )
+    whole_and_exact(tmp_path, weights, "freeze=classifier_only", *words)
+    assert filled == rows
+
+
+def test_of_the_test_images_no_more_are_stored_than_the_runs_of_a_sweep_show(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[int] = []
+    own = Store.fill
+    monkeypatch.setattr(
+        Store, "fill", lambda self, keys, *more, **how: filled.append(len(keys)) or own(self, keys, *more, **how)
+    )
+    words = [f"model.weights={weights}", f"paths.cache={tmp_path / 'cache'}", "freeze=classifier_only", "debug=smoke"]
+    shared, smoke = Stock(), [*TINY, *words, "trainer.epochs=1", "trainer.eval_batch_size=3"]
+    results = [run(compose([*smoke, f"optimizer.lr={lr}"]), tmp_path / lr, shared=shared) for lr in ("0.1", "0.2")]
+    assert filled == [6, 16, 6]
+    alone = run(compose([*smoke, "optimizer.lr=0.2", "cache.activations=off"]), tmp_path / "alone")
+    assert results[1]["metrics"]["test"] == pytest.approx(alone["metrics"]["test"], rel=1e-5)
+
+
 def test_the_frontier_follows_the_phases(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fourfold.features")
     trained(tmp_path / "run", weights, "freeze=gradual", "trainer.epochs=5")

@@ -127,7 +127,9 @@ class Parts:
             log.info("every epoch runs the whole network: %s", reason)
             self.known.turn_to(None)
         else:
-            self.stored = features.build(self.config, self.model, self.splits, self.kit, self.known, self.fingerprint)
+            self.stored = features.build(
+                self.config, self.model, self.splits, self.kit, self.known, self.fingerprint, self._shown()
+            )
         if self.compiled is not None:
             self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
@@ -149,10 +151,16 @@ class Parts:
             return f"adapt={self.config.adapt.name} shows it other images as well"
         return None
 
+    def _shown(self) -> tuple[list[int] | None, list[int] | None]:
+        """Positions of the training and of the validation images that are still to be read, where these are not all."""
+        trainer, (train, val) = self.config.trainer, self.images
+        left = range(min(self.state.epoch, trainer.epochs - 1), trainer.epochs)
+        return train.shown(left, trainer.limit_train_batches), val.shown([0], trainer.limit_eval_batches)
+
     def check_features(self) -> None:
         """Hold the stored activations against the whole network, from the image."""
         if self.stored is not None:
-            features.check(self.stored, self.net, self.splits.val, self.kit)
+            features.check(self.stored, self.net, self.images[1].dataset, self.kit)
 
     def sample(self) -> drift.Sample | None:
         """The first validation images, as many as surely fit, or what a prefix that never moved has made of them; None where

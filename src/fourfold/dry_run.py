@@ -103,7 +103,8 @@ def _on_stored(parts: Parts, steps: int, cache: CacheConfig, keep: bool) -> Iter
     few = replace(manifest, train=manifest.train[: steps * parts.train.batch_size], val=manifest.val[:val])
     own = parts.config.paths
     with nullcontext(own.cache) if keep else TemporaryDirectory() as folder:
-        parts.config = replace(parts.config, cache=cache, paths=replace(own, cache=folder))
+        all_of_them = replace(parts.config.trainer, limit_train_batches=None, limit_eval_batches=None)
+        parts.config = replace(parts.config, cache=cache, paths=replace(own, cache=folder), trainer=all_of_them)
         parts.splits = replace(parts.splits, manifest=few)
         try:
             parts.get_ready()
@@ -188,7 +189,9 @@ def _estimate(parts: Parts, first_step: float, image: float, first: _Timed, last
     validated = validations(trainer.epochs, trainer.val_every) * val / trainer.epochs  # images per epoch
     costs = [phase.step * steps_of_an_epoch + each * validated for phase, each in zip((first, last), seen, strict=True)]
     heads = last.stored and Stock.serves(parts.config)  # test images are stored, too
-    every = sizes.images * (parts.config.cache.views or 1) + val + test * heads
+    shown = sizes.shown(range(trainer.epochs), trainer.limit_train_batches)
+    trained = sizes.images if shown is None else len(shown)
+    every = trained * (parts.config.cache.views or 1) + val + test * heads
     counts = parameters(parts)
     return Estimate(
         trainable=counts["trainable"],

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HEADS = "heads"  # of any prefix: their runs are told together
 SAMPLE = 4  # images on which a cut is tried
+NO_ROW = np.iinfo(np.int64).max  # the place of an image that the run does not show: whoever reads it gets an IndexError
 AGREE = 0.05  # of the largest logit: half precision stores three digits; another image or another cut is off by far more
 
 
@@ -47,18 +48,26 @@ class ActivationSet(Dataset):
     """A split whose images are replaced by what the frozen prefix makes of them: a tuple of tensors [N, ...] for each batch."""
 
     def __init__(
-        self, name: str, store: Store | Held | Near, keys: np.ndarray, labels: Tensor, dtypes: tuple[torch.dtype, ...]
+        self,
+        name: str,
+        store: Store | Held | Near,
+        keys: np.ndarray,
+        labels: Tensor,
+        dtypes: tuple[torch.dtype, ...],
+        shown: np.ndarray,
     ) -> None:
         """
         Args:
             name: Of the store.
-            store: Has all the rows.
+            store: Has the rows of the images that are shown.
             keys: int64 [N, K], those of each image's views.
             labels: [N, ...], as the split has them.
             dtypes: In which the network takes its activations.
+            shown: int64 [n], positions of the images that the run will read.
         """
-        self.name, self.store, self.keys, self.dtypes = name, store, keys, dtypes
-        self._places: np.ndarray = store.places(keys.ravel()).reshape(keys.shape)
+        self.name, self.store, self.keys, self.dtypes, self.shown = name, store, keys, dtypes, shown.tolist()
+        self._places: np.ndarray = np.full(keys.shape, NO_ROW)
+        self._places[shown] = store.places(keys[shown].ravel()).reshape(-1, keys.shape[1])
         self.labels = labels
 
     def __len__(self) -> int:
@@ -141,6 +150,7 @@ def build(
     kit: Kit,
     known: Known | None = None,
     take: freeze.Fingerprint = freeze.fingerprint,
+    shown: tuple[list[int] | None, list[int] | None] = (None, None),
 ) -> Features | None:
     """Cut the network where its frozen prefix ends, and store what the prefix makes of the images; or say why not.
 
@@ -154,6 +164,7 @@ def build(
         kit: Of the run.
         known: By earlier runs of this process; added to.
         take: Gives the fingerprint of frozen tensors.
+        shown: Positions of the training and of the validation images that the run will read; None: all of them.
     """
     known = Known() if known is None else known
     if config.cache.activations == "off" or all(parameter.requires_grad for parameter in model.net.parameters()):
@@ -169,15 +180,17 @@ def build(
     views = _views(config)
     try:
         store = partial(_stored, config, splits, kit, found, known, prefix)
-        val = store(splits.val, "val", None)
-        train = store(splits.train, "train", views) if views is not None else None
+        val = None if config.trainer.overfit else store(splits.val, "val", None, shown[1])
+        train = store(splits.train, "train", views, shown[0]) if views is not None else None
     except NoRoom as reason:
         log.warning("every epoch runs the whole network: %s", reason)
         return None
     told = "" if train is not None else "; the training images change from epoch to epoch (cache.views=8 would store 8 of each)"
     size = sum(torch.Size(slot.shape).numel() * _kept(slot.dtype, config.cache.dtype).itemsize for slot in found.cut.slots)
     log.info("the frozen prefix ends %s, %.3g kB per image, and is run once%s", found.name, size / 1e3, told)
-    return Features(found, train, val, known, prefix)
+    asked = train if val is None else val  # a run that learns one batch by heart is asked for that batch
+    assert asked is not None
+    return Features(found, train, asked, known, prefix)
 
 
 def of_test(
@@ -195,13 +208,12 @@ def of_test(
     if any(_kept(slot.dtype, config.cache.dtype) != slot.dtype for slot in features.split.cut.slots):
         return None
     try:
-        rows = _stored(config, splits, kit, features.split, features.known, features.prefix, images.dataset, "test", None)
+        store = partial(_stored, config, splits, kit, features.split, features.known, features.prefix)
+        rows = store(images.dataset, "test", None, images.shown([0], config.trainer.limit_eval_batches))
     except NoRoom as reason:
         log.info("the whole network reads the test images: %s", reason)
         return None
-    limit = config.trainer.limit_eval_batches
-    tested = range(len(rows) if limit is None else min(len(rows), limit * images.batch_size))
-    if left := _unanswered(features, rows, tested):
+    if left := _unanswered(features, rows, rows.shown):
         batches = _batches(config, _Views(images.dataset, [(at, 0) for at in left], None))
         _check(features, rows, net, left, (inputs for step in batches.at(0) for inputs, *_ in step), kit)
     return rows
@@ -213,7 +225,7 @@ def check(features: Features, net: nn.Module, val: Dataset, kit: Kit) -> None:
     Raises:
         Disagreement: they differ by more than rounding.
     """
-    if left := _unanswered(features, features.val, range(min(SAMPLE, len(features.val)))):
+    if left := _unanswered(features, features.val, features.val.shown[:SAMPLE]):
         _check(features, features.val, net, left, [_read(val, left)], kit)
 
 
@@ -293,8 +305,9 @@ def _stored(
     part: Any,
     name: str,
     views: int | None,
+    shown: list[int] | None,
 ) -> ActivationSet:
-    """The rows of one split, those that are missing computed now."""
+    """The rows of one split's images that are shown, those that are missing computed now."""
     manifest = splits.manifest
     chosen = {
         "train": ("train", manifest.train),
@@ -304,14 +317,16 @@ def _stored(
     origin, indices = chosen[name]
     count = max(1, views or 0)
     keys = indices[:, None] * count + np.arange(count)  # [N, K]
+    seen = np.arange(len(keys)) if shown is None else np.array(shown, dtype=np.int64)
+    wanted = keys[seen].ravel()
     fused = known.fused_of(f"{prefix} {found.cut}") if fuses(config, kit) else None
 
-    def produce(wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+    def produce(missing: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         where = {int(key): (position, view) for position, row in enumerate(keys) for view, key in enumerate(row)}
-        batches = _batches(config, _Views(part, [where[int(key)] for key in wanted], wanted if views else None))
+        batches = _batches(config, _Views(part, [where[int(key)] for key in missing], missing if views else None))
         for step, micro_batches in enumerate(batches.at(0)):
             for inputs, *_ in micro_batches:
-                some = wanted[step * batches.batch_size :][: len(inputs)]
+                some = missing[step * batches.batch_size :][: len(inputs)]
                 with autocast(kit):
                     yield some, compute(ready(inputs, kit), some)
 
@@ -330,19 +345,19 @@ def _stored(
     key = _key(config, prefix, found, {"origin": origin, "recipe": recipe, "views": count, "images": part.stamp}, str(kept))
 
     def rows(store: Store | Held) -> ActivationSet:
-        return ActivationSet(key, _near(store, key, known, kit.ranks.device), keys, part.labels, dtypes)
+        return ActivationSet(key, _near(store, key, known, kit.ranks.device), keys, part.labels, dtypes, seen)
 
-    if key in known.stores and known.stores[key].has(keys.ravel()):
+    if key in known.stores and known.stores[key].has(wanted):
         known.stores[key].touch()
         return rows(known.stores[key])
     store = Store(Path(config.paths.cache) / "activations" / key, parts, int(config.cache.limit_gb * 1e9))
     try:
-        store.fill(keys.ravel(), produce, check=not isinstance(known.stores.get(key), Store))
+        store.fill(wanted, produce, check=not isinstance(known.stores.get(key), Store))
         known.stores[key] = store
     except (NoRoom, Stale, OSError) as reason:
         log.warning("activations stay in memory: %s", reason)
         known.stores[key] = Held(parts)
-        known.stores[key].fill(keys.ravel(), produce)
+        known.stores[key].fill(wanted, produce)
     return rows(known.stores[key])
 
 

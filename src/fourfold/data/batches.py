@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,12 @@ class Batches:
     def places(self, epoch: int, stop_step: int | None = None) -> list[int]:
         """Positions in the dataset of the images that `at` gives this process, in that order."""
         return [place for step in self._shares(epoch, 0, stop_step) for piece in step for place in piece]
+
+    def shown(self, epochs: Iterable[int], stop_step: int | None) -> list[int] | None:
+        """Positions in the dataset of the images that these epochs may show, in its order; None: it may be any."""
+        if stop_step is None:
+            return None if self._subset is None else sorted({*self._subset.tolist()})
+        return sorted({place for epoch in epochs for place in self.order(epoch)[: stop_step * self.batch_size]})
 
     def _shares(self, epoch: int, start_step: int, stop_step: int | None) -> list[Share]:
         order = self.order(epoch)
