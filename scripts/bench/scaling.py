@@ -5,9 +5,10 @@ seconds of the process, imports included, and its largest resident memory. Cost 
 this row and the one before, so that what is paid once falls out; so is the cost per run.
 
 Then heads: what each further run of a sweep over learning rates costs, and what the same head costs alone: its optimizer and
-schedule in a bare loop of torch on features in memory, without validation, test, checkpoint or record.
+schedule in a bare loop of torch on features in memory, without validation, test, checkpoint or record. Last the same for larger
+backbones, beside one pass of the images through the backbone, which no further run may take.
 
-    python scripts/bench/scaling.py [--images 100 1000 10000] [--runs 1 8 64] [--heads 1000 10000]
+    python scripts/bench/scaling.py [--images 100 1000 10000] [--runs 1 8 64] [--heads 1000 10000] [--backbones resnet18]
 """
 
 import argparse
@@ -22,9 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torchvision
 
 EPOCHS = 2
 HEAD_EPOCHS, FEATURES, CLASSES, BATCH = 10, 64, 10, 32
+SIZE, FEW = 64, 100  # pixels and images, for larger backbones
 HEADS = (8, 136)  # runs of the two sweeps whose difference is what further runs cost
 COMMON = (
     "dataset=fake", "dataset.kwargs.image_size=32", "dataset.val_size=50", "model=micro_resnet", "trainer.device=cpu",
@@ -61,14 +64,14 @@ def further(images: int, *words: str) -> float:
     return (more - fewer) / (HEADS[1] - HEADS[0])
 
 
-def alone(images: int) -> float:
-    """CPU seconds of one head on features in memory, the mean of several."""
+def alone(images: int, width: int = FEATURES) -> float:
+    """CPU seconds of one head on features of a width in memory, the mean of several."""
     torch.set_num_threads(1)
-    features, labels = torch.randn(images, FEATURES), torch.randint(0, CLASSES, (images,))
+    features, labels = torch.randn(images, width), torch.randint(0, CLASSES, (images,))
     for count in (1, 5):  # the first warms up
         began = time.process_time()
         for _ in range(count):
-            layer = torch.nn.Linear(FEATURES, CLASSES)
+            layer = torch.nn.Linear(width, CLASSES)
             groups = [{"params": [layer.weight], "weight_decay": 1e-4}, {"params": [layer.bias], "weight_decay": 0.0}]
             optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=True)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, HEAD_EPOCHS * -(-images // BATCH))
@@ -82,11 +85,23 @@ def alone(images: int) -> float:
     return took
 
 
+def once(backbone: str) -> tuple[float, int]:
+    """CPU seconds of one pass of images through a backbone of torchvision, and the width of what its head reads."""
+    torch.set_num_threads(1)
+    net = torchvision.models.get_model(backbone).eval()
+    began = time.process_time()
+    with torch.inference_mode():
+        for batch in torch.randn(FEW, 3, SIZE, SIZE).split(BATCH):
+            net(batch)
+    return time.process_time() - began, list(net.parameters())[-2].shape[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--heads", type=int, nargs="+", default=[1000, 10000], help="training images of sweeps of heads")
+    parser.add_argument("--backbones", nargs="*", default=["resnet18", "resnet50"], help="of torchvision")
     asked = parser.parse_args()
     for counts in (asked.images, asked.runs):
         if any(more <= fewer for fewer, more in pairwise(counts)):
@@ -101,11 +116,19 @@ def main() -> None:
         print(f"\n{'images':>10} {'further run':>12} {'head alone':>12}   CPU s, {HEAD_EPOCHS} epochs")
         for images in asked.heads:
             print(f"{images:10} {further(images, *frozen):12.3f} {alone(images):12.3f}", flush=True)
+    print(f"\n{'backbone':>10} {'one pass':>12} {'further run':>12} {'head alone':>12}   CPU s, {FEW} images of {SIZE} px")
+    for backbone in asked.backbones:
+        words = (f"model={backbone}", f"dataset.kwargs.image_size={SIZE}")
+        with tempfile.TemporaryDirectory() as folder:
+            weights = f"model.weights={start(Path(folder), *words)}"
+            run = further(FEW, "-m", "freeze=classifier_only", weights, *words)
+        seconds, width = once(backbone)
+        print(f"{backbone:>10} {seconds:12.3f} {run:12.3f} {alone(FEW, width):12.3f}", flush=True)
 
 
-def start(folder: Path) -> Path:
+def start(folder: Path, *words: str) -> Path:
     """Weights of the backbone: what is frozen may not be random."""
-    words = ("freeze=from_scratch", "trainer.epochs=1", f"paths.outputs={folder}", f"paths.cache={folder}/cache")
+    words = (*words, "freeze=from_scratch", "trainer.epochs=1", f"paths.outputs={folder}", f"paths.cache={folder}/cache")
     subprocess.run([sys.executable, "-m", "fourfold", *COMMON, *words], stdout=subprocess.DEVNULL, check=True)
     return next(folder.rglob("best.pt"))
 
