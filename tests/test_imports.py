@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,26 @@ def test_metrics_come_without_what_they_do_not_use_and_leave_it_to_who_does(firs
         "matplotlib.pyplot.Figure().add_subplot(); assert scipy.signal.convolve([1], [1])[0] == 1"
     )
     subprocess.run([sys.executable, "-c", code, first], check=True, timeout=120)
+
+
+def test_a_library_is_loaded_without_looking_for_garbage_once() -> None:
+    gc.set_threshold(123, 4, 5)
+    with imports.loading("no_such_library"):
+        assert gc.get_threshold()[0] > 123
+    assert gc.get_threshold() == (123, 4, 5)
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    with imports.loading("json"):  # which is there
+        assert gc.get_threshold() == (123, 4, 5)
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_process_that_a_launcher_has_begun_loads_what_runs_are_made_of_so_too(tmp_path: Path) -> None:
+    code = (
+        "import gc, sys; from pathlib import Path; from fourfold.task import execute; from fourfold.compose import compose\n"
+        "words = ['dataset=fake', 'dataset.shots=100000', 'model=micro_resnet', 'freeze=from_scratch', 'logger=none']\n"
+        "try: execute(compose(words), Path(sys.argv[1]))\n"
+        "except Exception as error: assert 'dataset.shots=100000' in str(error), error\n"
+        "assert gc.get_freeze_count() > 100_000"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, timeout=120)

@@ -31,6 +31,23 @@ def without(library: str, *stand_ins: ModuleType) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextmanager
+def loading(library: str) -> Iterator[None]:
+    """Where modules are loaded that stay, in a process that no command of ours has begun: of a launcher, say.
+
+    Args:
+        library: What takes most of the time; nothing is changed where it is there.
+    """
+    if library in sys.modules:
+        yield
+        return
+    begin()
+    try:
+        yield
+    finally:
+        end()
+
+
 def begin() -> None:
     """Much is going to be loaded: Python would look through all of it again and again for garbage, a second in all."""
     if not _before:

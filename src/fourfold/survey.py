@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fourfold import imports
 from fourfold.placement import FILE
 from fourfold.report.wording import heading, lies, lift_told
 from fourfold.study.quadrants import Place, Study, read_study
@@ -68,7 +69,9 @@ def _measure(places: list[Place], study: Study, until: float | None = None) -> I
     if not places:
         return
     from fourfold.compose import recorded
-    from fourfold.place import placed  # torch, which a study whose data are known does without
+
+    with imports.loading("torch"):  # which a study whose data are known does without
+        from fourfold.place import placed
 
     for place in places:
         assert place.source is not None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourfold import identity
+from fourfold import identity, imports
 from fourfold.config import ConfigError, RunConfig
 from fourfold.records import asdict
 from fourfold.trial import Pruned, Trial
@@ -123,7 +123,8 @@ def execute(
     if start is not None:
         finish_start(start, config, dirs)
     config = settled(config, dirs)
-    from fourfold.run import run
+    with imports.loading("torch"):
+        from fourfold.run import run
 
     return run(config, folder, overrides, run_id=identity.run_id(asdict(config)), trial=trial, **company)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fourfold import imports
 from fourfold.config import ConfigError, RunConfig
 from fourfold.estimate import Estimate
 from fourfold.files import lock, read_json, write_json
@@ -145,7 +146,8 @@ def _ends_with_its_parent() -> None:
 
 def attempted(config: RunConfig, options: dict[str, Any]) -> Estimate | str:
     """`dry_run`, with one sentence in place of whatever it raises."""
-    from fourfold.dry_run import dry_run  # torch
+    with imports.loading("torch"):
+        from fourfold.dry_run import dry_run
 
     try:
         return dry_run(config, **options)

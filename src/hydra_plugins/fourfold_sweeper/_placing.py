@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourfold import auto
+from fourfold import auto, imports
 from fourfold.advice import in_order
 from fourfold.compose import to_run_config, user_dirs
 from fourfold.config import RunConfig
@@ -46,7 +46,8 @@ def placing(sweeper: "FourfoldSweeper", folder: Path, *, measuring: bool) -> Pla
     """
 
     def place(cell: Cell) -> tuple[RunConfig, Placement | None]:
-        from fourfold.place import already, placed  # torch
+        with imports.loading("torch"):
+            from fourfold.place import already, placed
 
         words = [word for word in cell.fixed if not word.startswith("seed=")]
         composed = sweeper.jobs.load_sweep_config(sweeper.config, words)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from fourfold import imports
 from fourfold.config import ConfigError, RunConfig
 from fourfold.files import read_json
 from fourfold.interrupts import deferring
@@ -61,7 +62,8 @@ class TrialTask:
     def stock(self, heads: int) -> "Stock | None":
         """What runs of this process have in common; None where each is to be by itself."""
         if self._stock is None and heads != 1:
-            from fourfold.stock import Stock
+            with imports.loading("torch"):
+                from fourfold.stock import Stock
 
             self._stock = Stock()
         return self._stock
