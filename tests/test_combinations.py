@@ -1,0 +1,107 @@
+"""Whatever is combined: neither stored activations nor interruptions change a number of a run."""
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourfold import run as story
+from fourfold.compose import compose
+from fourfold.config import ConfigError, RunConfig
+from fourfold.run import run
+from test_features import TINY
+
+CHOICES = [  # of each line one, as likely as it stands there
+    ["freeze=classifier_only", "freeze=last_blocks", "freeze=gradual", "freeze=lp_ft", "freeze=norm_only", "freeze=bias_only",
+     "freeze=embedding_frozen", "freeze=two_rate", "freeze=stochnorm", "freeze=lora"],
+    ["", "", "dataset.loader.sampler=weighted", "dataset.loader.sampler=subset dataset.loader.subset=[1,5,3,9,10,11,20]"],
+    ["", "", "dataset.loader.drop_last=true"],
+    ["trainer.batch_size=7", "trainer.batch_size=8 trainer.accumulate=3"],
+    ["", "trainer.eval_batch_size=5"],
+    ["", "", "trainer.limit_train_batches=2"],
+    ["", "", "trainer.limit_eval_batches=1"],
+    ["", "trainer.val_every=2"],
+    ["", "trainer.patience=1"],
+    ["", "trainer.ema_decay=0.9"],
+    ["", "trainer.clip_norm=0.5"],
+    ["", "trainer.loss.label_smoothing=0.1"],
+    ["", "trainer.loss.class_weights=balanced"],
+    ["transform=none", "transform=none", "transform=light"],
+    ["optimizer=sgd", "optimizer=adamw", "optimizer=lbfgs"],
+    ["scheduler=cosine", "scheduler=plateau", "scheduler=step"],
+    ["", "", "", "", "regularizer=l2_sp", "regularizer=bss", "regularizer=delta", "regularizer=co_tuning"],
+    ["", "", "", "", "adapt=adabn", "adapt=mmd"],
+    ["", "", "", "debug=overfit"],
+    ["", "trainer.channels_last=true"],
+    ["trainer.checkpoint_seconds=0", "trainer.checkpoint_seconds=1000"],
+]  # fmt: skip
+FEW = 6  # set-ups for every day
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "start-0123456789ab"
+    run(compose([*TINY, "freeze=from_scratch", "trainer.epochs=1"]), folder)
+    return folder / "best.pt"
+
+
+def set_ups(dice: random.Random, weights: Path, folder: Path) -> Iterator[dict[str, RunConfig]]:
+    """Random ones that a configuration may hold, each without and with stored activations."""
+    while True:
+        words = [word for choices in CHOICES for word in dice.choice(choices).split()]
+        more = [f"model.weights={weights}", f"paths.cache={folder / 'cache'}", "trainer.deterministic=true"]
+        try:
+            yield {each: compose([*TINY, *more, *words, f"cache.activations={each}"]) for each in ("off", "auto")}
+        except ConfigError:
+            continue
+
+
+def numbers(folder: Path, result: dict[str, Any]) -> list[Any]:
+    """All that a run has measured, with lists and mappings taken apart."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    told = [*({**row, "seconds": 0} for row in rows), result["metrics"], result["best_epoch"], result.get("confusion")]
+    return [*flat(told)]
+
+
+def flat(told: Any) -> Iterator[Any]:
+    if isinstance(told, dict | list):
+        for each in told.values() if isinstance(told, dict) else told:
+            yield from flat(each)
+    else:
+        yield told
+
+
+def stopping(after: int | None) -> Callable[[], Any]:
+    """As `interrupts.listening`, with a wish that comes after so many steps."""
+
+    @contextmanager
+    def listening() -> Iterator[Callable[[], bool]]:
+        steps = itertools.count(1)
+        yield lambda: after is not None and next(steps) >= after
+
+    return listening
+
+
+@pytest.mark.parametrize("seed", [*range(FEW), *(pytest.param(k, marks=pytest.mark.exhaustive) for k in range(FEW, 200))])
+def test_a_random_set_up(seed: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(seed)
+    for config in set_ups(dice, weights, tmp_path):
+        try:
+            whole = numbers(tmp_path / "whole", run(config["off"], tmp_path / "whole"))
+            break
+        except ConfigError:  # too few images for a step, an optimizer that wants another strategy
+            continue
+    cached = numbers(tmp_path / "cached", run(config["auto"], tmp_path / "cached"))
+    assert cached == pytest.approx(whole, rel=3e-6, abs=1e-8), config["auto"]
+    for after in (dice.randrange(1, 12), dice.randrange(1, 12), None):
+        monkeypatch.setattr(story, "listening", stopping(after))
+        try:
+            parts = numbers(tmp_path / "parts", run(config["auto"], tmp_path / "parts"))
+        except KeyboardInterrupt:
+            continue
+    assert parts == cached, config["auto"]
