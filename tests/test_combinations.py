@@ -40,7 +40,7 @@ CHOICES = [  # of each line one, as likely as it stands there
     ["", "trainer.channels_last=true"],
     ["trainer.checkpoint_seconds=0", "trainer.checkpoint_seconds=1000"],
 ]  # fmt: skip
-FEW = 6  # set-ups for every day
+FEW = 8  # set-ups for every day
 
 
 @pytest.fixture(scope="module")
