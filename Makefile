@@ -17,7 +17,7 @@
 #   make bench-heads       what a sweep of heads on one frozen backbone costs, beside the least that it could: ten minutes
 #   make bench-pruning     what pruning saves, and whether it finds the same best: some ten minutes
 #   make test-slow         place the embedded targets with their pretrained backbone: some minutes
-#   make test-exhaustive   cut every builder of torchvision and one model of each family of timm; try 200 random set-ups
+#   make test-exhaustive   cut every builder of torchvision and one model of each family of timm; try 200 random set-ups, and sweeps
 # They share one .venv and install again only after pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3

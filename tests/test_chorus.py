@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 
 from fourfold import batched, models
 from fourfold import run as story
+from fourfold.assembly import Parts
 from fourfold.chorus import Chorus
 from fourfold.compose import compose
 from fourfold.config import ConfigError, RunConfig
@@ -227,6 +230,55 @@ def test_a_chorus_that_was_stopped_goes_on_as_if_it_had_not_been(weights: Path, 
     for i, folder in enumerate(runs):
         run(config(weights, tmp_path / "cache", *HEADS[i]), tmp_path / f"alone{i}")
         assert close(record(folder), record(tmp_path / f"alone{i}"))
+
+
+def test_a_chorus_that_was_stopped_after_the_last_step_of_an_epoch_goes_on(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {tmp_path / f"among{i}": config(weights, tmp_path / "cache", *head) for i, head in enumerate(HEADS)}
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "listening", lambda: nullcontext(partial(next, iter([False] * 3 + [True] * 4), False)))
+        with pytest.raises(KeyboardInterrupt, match="stopped and saved at epoch 0, step 4 of 4"):
+            together(runs)
+    together(runs)
+    for i, (folder, each) in enumerate(runs.items()):
+        run(each, tmp_path / f"alone{i}")
+        assert close(record(folder), record(tmp_path / f"alone{i}"))
+
+
+@pytest.mark.parametrize("fits", [2, 0])
+def test_heads_that_do_not_fit_into_memory_at_once_are_trained_in_smaller_stacks(
+    fits: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From their last checkpoints; where not even one fits, each by itself, in micro-batches of half the size."""
+    truly, sizes = batched.train_one_epoch, []
+
+    def train(members: Sequence[Parts], *given: Any) -> Any:
+        sizes.append(len(members))
+        if len(members) > fits and members[0].state.epoch:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return truly(members, *given)
+
+    monkeypatch.setattr("fourfold.chorus.train_one_epoch", train)
+    words = ("trainer.checkpoint_seconds=0", "trainer.patience=null")
+    runs = {tmp_path / f"among{i}": config(weights, tmp_path / "cache", *head, *words) for i, head in enumerate(HEADS)}
+    outcomes = together(runs)
+    assert sizes == ([4, 4, *[2] * 8] if fits else [4, 4, 2, 2, 1, 1, 1, 1])
+    assert "out of memory with 4 heads at once: going on from the last checkpoint with fewer" in caplog.text
+    for i, (folder, each) in enumerate(runs.items()):
+        assert outcomes[folder]["memory_retries"] == (0 if fits else 1)
+        run(each, tmp_path / f"alone{i}")
+        assert close(record(folder), record(tmp_path / f"alone{i}"))
+
+
+def test_what_breaks_a_stack_is_told_by_all_its_runs(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("fourfold.chorus.train_one_epoch", broken)
+    runs = {tmp_path / f"among{i}": config(weights, tmp_path / "cache", *head) for i, head in enumerate(HEADS)}
+    assert [str(outcome) for outcome in together(runs).values()] == ["the device is gone"] * len(runs)
+    assert {read_json(folder / "failure.json")["type"] for folder in runs} == {"RuntimeError"}
 
 
 def sweep(folder: Path, *words: str) -> subprocess.Popen:

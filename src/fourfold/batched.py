@@ -116,6 +116,7 @@ class _Stack:
         self.first = self.members[0].state.step_in_epoch
         steps = range(self.members[0].steps - self.first)
         factors = np.array([[parts.factor(parts.state.step + step) for parts in self.members] for step in steps])
+        factors = factors.reshape(len(steps), len(self.members))  # where they were stopped after the last step, of none
         optimizers = [parts.optimizer for parts in self.members]
         self.optimizer = stacked.joined(optimizers, self.learning, stacks, factors)
         clips = [parts.kit.clip_norm for parts in self.members]

@@ -1,12 +1,14 @@
 """Several runs told in step: each its own story, with the epochs that can be trained together trained as one."""
 
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fourfold.batched import Trained, kind, train_one_epoch
+from fourfold.memory import OutOfMemory, watched
 from fourfold.seeding import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -28,12 +30,15 @@ class _Voice:
     def over(self) -> bool:
         return self.result is not None or self.error is not None
 
-    def go_on(self, trained: Trained | None) -> None:
-        """Tell the story up to its next epoch, or to its end."""
+    def go_on(self, trained: Trained | Exception | None) -> None:
+        """Tell the story up to its next epoch, or to its end; what went wrong with its last epoch is its own to deal with."""
         outside, logging.root.handlers = logging.root.handlers, self.handlers
         set_rng_state(self.random)
         try:
-            self.due = self.story.send(trained if self.due is not None else None)
+            if isinstance(trained, Exception):
+                self.due = self.story.throw(trained)
+            else:
+                self.due = self.story.send(trained if self.due is not None else None)
         except StopIteration as end:
             self.result = end.value
         except BaseException as error:  # its own: the others go on
@@ -54,6 +59,7 @@ class Chorus:
 
     calls: deque[Callable[[], Any]]
     voices: list[_Voice] = field(default_factory=list)
+    _most: int = sys.maxsize  # epochs that are trained as one: fewer once memory has run out
     _told: bool = False
 
     def begin(self) -> None:
@@ -90,10 +96,21 @@ class Chorus:
                 what = kind(voice.due.parts)
                 alike.setdefault(id(voice) if what is None else what, []).append(voice)
             for what, voices in alike.items():
-                together = [voice.due for voice in voices if voice.due is not None]
-                trained: list[Trained | None] = [None] * len(voices)
-                if not isinstance(what, int):
-                    stop = lambda together=together: any(due.interrupted() for due in together)  # noqa: E731
-                    trained = [*train_one_epoch([due.parts for due in together], stop)]
-                for voice, each in zip(voices, trained, strict=True):
-                    voice.go_on(each)
+                for start in range(0, len(voices), most := min(self._most, len(voices))):
+                    some = voices[start : start + most]
+                    trained = [None] * len(some) if isinstance(what, int) else self._trained(some)
+                    for voice, each in zip(some, trained, strict=True):
+                        voice.go_on(each)
+
+    def _trained(self, voices: Sequence[_Voice]) -> Iterable[Trained | Exception]:
+        """What became of an epoch of each."""
+        together = [voice.due for voice in voices if voice.due is not None]
+        try:
+            with watched(1, training=True, runs=len(together)):
+                return train_one_epoch([due.parts for due in together], lambda: any(due.interrupted() for due in together))
+        except Exception as error:  # each story is told of it, and goes on from its last checkpoint or fails
+            if isinstance(error, OutOfMemory):
+                self._most = max(1, len(together) // 2)
+            broken, where = error, error.__traceback__
+        # without the frames of those that were told before, whom it would end when somebody clears them
+        return (broken.with_traceback(where) for _ in together)

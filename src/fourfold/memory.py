@@ -25,11 +25,12 @@ class OutOfMemory(RuntimeError):
 
     Attributes:
         training: Whether it was a training step; otherwise it was an evaluation.
+        runs: That were held at once.
     """
 
-    def __init__(self, sentence: str, *, training: bool) -> None:
+    def __init__(self, sentence: str, *, training: bool, runs: int = 1) -> None:
         super().__init__(sentence)
-        self.training = training
+        self.training, self.runs = training, runs
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,13 @@ class Portion:
 
 
 @contextmanager
-def watched(world: int, *, training: bool) -> Iterator[None]:
+def watched(world: int, *, training: bool, runs: int = 1) -> Iterator[None]:
     """Turn what PyTorch raises when memory runs out into `OutOfMemory`.
+
+    Args:
+        world: Processes that share the run.
+        training: As `OutOfMemory` has it.
+        runs: Likewise.
 
     Raises:
         torch.OutOfMemoryError: where several processes share the run. The others wait for this one in the middle of a step, so
@@ -102,7 +108,7 @@ def watched(world: int, *, training: bool) -> Iterator[None]:
                 f"a process of {world} ran out of memory ({_first_line(error)}): under torchrun nothing is tried again, so "
                 "give a larger trainer.accumulate or a smaller trainer.eval_batch_size yourself"
             ) from error
-        raise OutOfMemory(_first_line(error), training=training) from error
+        raise OutOfMemory(_first_line(error), training=training, runs=runs) from error
 
 
 def measure_peak(device: torch.device) -> None:

@@ -110,6 +110,7 @@ class Due:
     interrupted: Wish
 
 
+# who trains an epoch in the place of a story, and fails, throws the error into it
 Story = Generator[Due, Trained | None, dict[str, Any]]
 Drive = Callable[[Story], dict[str, Any]]
 
@@ -146,6 +147,9 @@ def _within_memory(given: Given, tracker: Tracker) -> Story:
             return (yield from _story(given, portion, tracker))
         except OutOfMemory as error:
             release(error)
+            if error.runs > 1:
+                log.warning("out of memory with %d heads at once: going on from the last checkpoint with fewer", error.runs)
+                continue
             portion.smaller(error, config.trainer.batch_size).save(folder)
             log.warning(_told(error, Portion.of(config.trainer, folder), config))
 
