@@ -127,9 +127,8 @@ class Parts:
             log.info("every epoch runs the whole network: %s", reason)
             self.known.turn_to(None)
         else:
-            self.stored = features.build(
-                self.config, self.model, self.splits, self.kit, self.known, self.fingerprint, self._shown()
-            )
+            frozen = self.state.proofs[-1].before  # taken when the phase began; what stood still since is still that
+            self.stored = features.build(self.config, self.model, self.splits, self.kit, frozen, self.known, self._shown())
         if self.compiled is not None:
             self.compiled.use(self.stored is None or self.stored.train is None)
         self.trained, (self.train, self.val) = _wrap(self.net, self.ranks), self.images
@@ -187,7 +186,7 @@ class Parts:
         """
         if self.ranks.first:
             now = checkpoint.content_of(
-                self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved, self._moving_part, self.apart
+                self.state, self.net, self.optimizer, self.kit.scaler, self.ema, self.unmoved, self.moving_part, self.apart
             )
             if best:
                 self.best = now if due else checkpoint.copy_of(now)
@@ -207,7 +206,7 @@ class Parts:
         return f"../frozen/{self.state.proofs[-1].before[:24]}.pt"
 
     @cached_property
-    def _moving_part(self) -> str:
+    def moving_part(self) -> str:
         """The module in which all is that may move."""
         owners = [name.rpartition(".")[0].replace(".", "/") for name in self.net.state_dict() if name not in self.unmoved]
         return posixpath.commonpath(owners or [""]).replace("/", ".")

@@ -122,15 +122,17 @@ def complete(path: Path, content: dict[str, Any], net: nn.Module, apart: str | N
         apart: A file, from the checkpoint's folder, that many checkpoints share for what they leave out, and name as `frozen`;
             made if it is not there. By default it is copied into each.
     """
+    there = None if apart is None else Path(os.path.normpath(path.parent / apart))
+    if there is not None and content.get("frozen") == apart and there.exists():
+        return
     whole = net.state_dict()
     left_out = {name: value for name, value in whole.items() if name not in content["model"]}
     if not left_out:
         return
-    if apart is None:
+    if there is None:
         filled = {key: {**whole, **content[key]} for key in ("model", "ema") if content[key] is not None}
         _write({**content, **filled, "frozen": None}, path)
         return
-    there = Path(os.path.normpath(path.parent / apart))
     if not there.exists():
         _write({"model": left_out}, there)
     if content.get("frozen") != apart:  # of a run that began alone
@@ -190,13 +192,21 @@ def restore(
     set_rng_state(of_tensors({name: _on_cpu(value) for name, value in content["rng"].items()}))
 
 
-def put(weights: dict[str, torch.Tensor], net: nn.Module, frozen: Collection[str]) -> None:
-    """Load weights that may leave out what is frozen."""
-    held = set(frozen) - weights.keys()
-    net.load_state_dict(weights, strict=not held)
-    missing = net.state_dict().keys() - weights.keys() - held
+def put(weights: dict[str, torch.Tensor], net: nn.Module, frozen: Collection[str], part: str = "") -> None:
+    """Load weights that may leave out what is frozen.
+
+    Args:
+        frozen: As for `content_of`.
+        part: Likewise. Nothing outside is looked at, unless the weights have it.
+    """
+    if not all(name.startswith(f"{part}.") for name in weights):
+        part = ""
+    missing = _but(net, frozen, part).keys() - weights.keys()
     if missing:
         raise KeyError(f"the checkpoint has no {', '.join(sorted(missing)[:3])}")
+    start = f"{part}." if part else ""
+    inside = {name.removeprefix(start): value for name, value in weights.items()}
+    net.get_submodule(part).load_state_dict(inside, strict=not set(frozen) - weights.keys())
 
 
 def _on_cpu(value: Any) -> Any:

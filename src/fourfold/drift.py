@@ -59,7 +59,8 @@ def measure(model: "TransferModel", start: State, sample: Sample | None, kit: Ki
         kit: Of the run.
     """
     net = model.net
-    now = net.state_dict()
+    consists = [*entries(net)]
+    now = {each.name: each.tensor for each in consists}
     params = {block.name: block.params for block in model.blocks}
     inside = {name for names in params.values() for name in names}
     heads = tuple(f"{head}." for head in model.heads)
@@ -69,7 +70,7 @@ def measure(model: "TransferModel", start: State, sample: Sample | None, kit: Ki
         alike = dict.fromkeys(params, 1.0)
     elif sample is not None and len(sample.inputs[0]) >= LEAST:
         alike = _similarities(net, start, [*params], sample, kit)
-    params["head"] = tuple(name for name, _ in net.named_parameters() if name not in inside)
+    params["head"] = tuple(each.name for each in consists if not each.is_buffer and each.name not in inside)
     return [Change(name, _relative(names, now, start), alike.get(name)) for name, names in params.items()]
 
 

@@ -148,8 +148,8 @@ def build(
     model: TransferModel,
     splits: Splits,
     kit: Kit,
+    frozen: str,
     known: Known | None = None,
-    take: freeze.Fingerprint = freeze.fingerprint,
     shown: tuple[list[int] | None, list[int] | None] = (None, None),
 ) -> Features | None:
     """Cut the network where its frozen prefix ends, and store what the prefix makes of the images; or say why not.
@@ -162,8 +162,8 @@ def build(
         model: Frozen for the present phase, on its device.
         splits: Of the run. The test split stays sealed.
         kit: Of the run.
+        frozen: Fingerprint of what is frozen, by `freeze.fingerprint`.
         known: By earlier runs of this process; added to.
-        take: Gives the fingerprint of frozen tensors.
         shown: Positions of the training and of the validation images that the run will read; None: all of them.
     """
     known = Known() if known is None else known
@@ -171,7 +171,7 @@ def build(
         known.turn_to(None)
         return None
     try:
-        prefix = _prefix(config, model, kit, take)
+        prefix = _prefix(config, model, kit, frozen)
         known.turn_to(HEADS if freeze.head_alone(config.freeze_strategy) else prefix)
         found = _cut(config, model.net, splits.val, kit, known, prefix)
     except frontier.NoFrontier as reason:
@@ -422,10 +422,10 @@ def _kept(computed: torch.dtype, asked: str) -> torch.dtype:
     return DTYPES[asked] if computed == torch.float32 else computed
 
 
-def _prefix(config: RunConfig, model: TransferModel, kit: Kit, take: freeze.Fingerprint) -> str:
+def _prefix(config: RunConfig, model: TransferModel, kit: Kit, frozen: str) -> str:
     """Hash of what a frozen prefix computes, and how, wherever it ends."""
     told = {
-        "weights": take(freeze.frozen(model.net)),
+        "weights": frozen,
         "model": [config.model.name, config.model.source, config.model._target_, config.model.kwargs, config.model.repo],
         "preprocessing": repr(model.preprocessing),
         "precision": [config.trainer.precision, kit.channels_last, kit.ranks.device.type, fuses(config, kit)],

@@ -82,10 +82,9 @@ def extend(optimizer: Optimizer, net: nn.Module, groups: Sequence["Group"], conf
 
 
 def _entry(net: nn.Module, group: "Group", config: OptimizerConfig) -> dict[str, Any]:
-    parameters = dict(net.named_parameters())
     lr = config.lr * group.lr_mult
     return {
-        "params": [parameters[name] for name in group.params],
+        "params": [net.get_parameter(name) for name in group.params],
         "name": group.name,
         "lr": lr,
         "initial_lr": lr,

@@ -305,7 +305,7 @@ def _test(parts: Parts, folder: Path) -> dict[str, Any]:
     state.proofs[-1] = freeze.end_proof(parts.net, running, state.epoch - 1, parts.fingerprint)
     best = checkpoint.load(folder / "best.pt", parts.ranks.device)
     assert best is not None, "the last epoch is always validated, so there is a best one"
-    checkpoint.put(checkpoint.weights_of(best), parts.net, parts.unmoved)
+    checkpoint.put(checkpoint.weights_of(best), parts.net, parts.unmoved, parts.moving_part)
     parts.check_features()
     chosen = replace(running, epochs=(state.best_epoch,) * 2)
     state.proofs.append(freeze.end_proof(parts.net, chosen, state.best_epoch, parts.fingerprint))

@@ -34,7 +34,7 @@ class Stock:
     def __init__(self) -> None:
         self.fingerprints = freeze.Fingerprints()
         self.known = features.Known()
-        self._models: dict[Hashable, dict[int, tuple[TransferModel, Any]]] = {}
+        self._models: dict[Hashable, dict[int, tuple[TransferModel, dict[int, Any], Any]]] = {}  # tensors to lend, by their ids
         self._splits: dict[Hashable, dict[int, data.Splits]] = {}
         self._measures: dict[Hashable, MetricCollection] = {}
         self._plans: dict[Hashable, freeze.Plan] = {}
@@ -62,16 +62,15 @@ class Stock:
             if first is not None:
                 _join(made, first)
             self.fingerprints.forget()  # the tensors that were just let go may have left their places to others
-            seeds[config.seed] = (made, rng_state())
+            lent = {id(tensor): tensor for name, tensor in _tensors(made.net) if not _of_head(name, made)}
+            seeds[config.seed] = (made, lent, rng_state())
             while len(seeds) > SEEDS:
                 del seeds[next(iter(seeds))]
-        made, random = seeds[config.seed]
+        made, lent, random = seeds[config.seed]
         set_rng_state(random)
-        lent: dict[int, Any] = {id(tensor): tensor for name, tensor in _tensors(made.net) if not _of_head(name, made)}
-        if _lends_modules(config):
-            still = (made.net.get_submodule(name) for name in self._still.get(_kind(config), ()))
-            lent |= {id(module): module for module in still}
-        return replace(made, net=copy.deepcopy(made.net, lent))
+        still = self._still.get(_kind(config), ()) if _lends_modules(config) else ()
+        modules = {id(module): module for module in map(made.net.get_submodule, still)}
+        return replace(made, net=copy.deepcopy(made.net, lent | modules))
 
     def own(self, config: RunConfig, model: TransferModel, held: Collection[str]) -> None:
         """Give a network that was lent tensors of its own wherever something may change.
