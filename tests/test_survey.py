@@ -112,7 +112,7 @@ def test_a_record_of_an_older_version_has_todays_defaults_for_what_it_did_not_kn
 
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
-    study = write_plausible(tmp_path / "study", seeds=2, rates=(1e-3,))
+    study = write_plausible(tmp_path / "study", seeds=2, rates=(1e-3,), places=1)
     write_placements(study)
     code = f"import sys; from fourfold import cli; print(cli.command(['report', {str(study)!r}]), 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -142,7 +142,7 @@ def test_a_size_between_is_not_elsewhere(study: Study) -> None:
 
 
 def test_without_a_measurement_the_report_says_how_to_get_one(tmp_path: Path) -> None:
-    study = write_plausible(tmp_path / "study", seeds=2, rates=(1e-2,))
+    study = write_plausible(tmp_path / "study", seeds=2, rates=(1e-2,), places=1)
     page = build(study).read_text(encoding="utf-8")
     assert 'id="map"' not in page
     assert f"<code>fourfold place {study}</code>" in page

@@ -60,10 +60,15 @@ def read(folder: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def plausible(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def console() -> Console:
+    return Console(record=True, width=100)
+
+
+@pytest.fixture(scope="module")
+def plausible(tmp_path_factory: pytest.TempPathFactory, console: Console) -> Path:
     study = write_plausible(tmp_path_factory.mktemp("report") / "quadrants_embedded", seeds=3, rates=(1e-3, 1e-2))
     write_unfinished(study)
-    build(study)
+    assert finish(study, console) == study / "report.html"
     return study
 
 
@@ -117,11 +122,9 @@ def test_building_twice_gives_the_same_page(tmp_path: Path) -> None:
     assert build(tmp_path).read_bytes() == build(tmp_path).read_bytes()
 
 
-def test_the_console_shows_the_table_and_the_path(plausible: Path) -> None:
-    console = Console(record=True, width=100)
-    path = finish(plausible, console)
+def test_the_console_shows_the_table_and_the_path(plausible: Path, console: Console) -> None:
     text = console.export_text()
-    assert str(path) in text
+    assert str(plausible / "report.html") in text
     study = read_study(plausible)
     cell = study.places[-1].cell("full")
     assert cell is not None
