@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from fourfold import multirun
-from fourfold.compose import canonical, compose, composed, settled, start_of, to_run_config
+from fourfold.compose import canonical, compose, composed, explained, settled, start_of, to_run_config
 from fourfold.config import ConfigError, RunConfig
 from fourfold.groups import conf_dir
 from fourfold.identity import folder_name, run_id
@@ -35,6 +35,30 @@ def write(tmp_path: Path) -> Write:
 
 def identity(config: RunConfig) -> str:
     return run_id(asdict(config))
+
+
+def test_what_is_composed_from_what_was_composed_before_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATE", "0.5")
+    first = ["freeze=full", "optimizer=adamw", "dataset=digits"]
+    for words in (
+        first,
+        [*first, "seed=3"],
+        [*first, "seed=3", "seed=4", "optimizer.lr=${oc.env:RATE}"],
+        [*first, "optimizer.kwargs.fused=false", "+optimizer.kwargs.amsgrad=true"],
+        ["freeze=last_blocks", "freeze_strategy.blocks=2", "quadrant=similar_small", "quadrant.textbook=null"],
+        ["freeze=last_blocks", "freeze_strategy.blocks=3", "quadrant=similar_small", "quadrant.textbook=full"],
+        ["experiment=quadrants_quick", "trainer.epochs=3"],
+        ["experiment=quadrants_quick", "trainer.epochs=5", "hydra.job.name=x"],
+    ):
+        assert compose(words) == to_run_config(composed(canonical(words))), words
+    monkeypatch.setenv("RATE", "0.25")
+    assert compose([*first, "optimizer.lr=${oc.env:RATE}"]).optimizer.lr == 0.25
+    for wrong in ("seed=x", "seed=1,2", "seeds=1", "optimizer.lr=${nowhere}", "freeze=fully", "~seed"):
+        with pytest.raises(ConfigError) as ours:
+            compose([*first, wrong])
+        with pytest.raises(ConfigError) as hydras, explained([*first, wrong]):
+            to_run_config(composed(canonical([*first, wrong])))
+        assert str(ours.value) == str(hydras.value)
 
 
 @pytest.mark.parametrize(

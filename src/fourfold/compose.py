@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -20,6 +20,7 @@ from fourfold import groups, identity
 from fourfold.checks import validate
 from fourfold.config import ConfigError, RunConfig
 from fourfold.explain import COMPOSITION_ERRORS, explain, unknown_key
+from fourfold.jobs import Jobs
 from fourfold.records import asdict
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     """
     dirs = (Path(config_dir).absolute(),) if config_dir is not None else ()
     with explained(overrides, dirs):
-        return to_run_config(composed(canonical(overrides), dirs))
+        words = canonical(overrides)
+        return to_run_config((None if dirs else _composed_before(words)) or composed(words, dirs))
 
 
 @contextmanager
@@ -117,6 +119,36 @@ def composed(overrides: Sequence[str], dirs: Sequence[Path] = (), config_name: s
     """Hydra's own composition, `hydra` node included; raises what Hydra raises."""
     with hydra_ready(dirs):
         return hydra.compose(config_name, [*overrides, *searchpath(overrides, dirs)], return_hydra_config=True)
+
+
+def _composed_before(overrides: Sequence[str]) -> DictConfig | None:
+    """As `composed`, where only plain values set it apart from what this process has composed before; None where it does not
+    compose: Hydra shall say why."""
+    with suppress(*COMPOSITION_ERRORS):
+        jobs = _jobs(groups.conf_dir())
+        return None if any(map(jobs.sweeps, overrides)) else jobs.load_sweep_config(_NO_MASTER, [*overrides])
+    return None
+
+
+_NO_MASTER = OmegaConf.create({"hydra": {"overrides": {"hydra": []}}})
+
+
+@functools.cache
+def _jobs(conf: Path) -> Jobs:
+    return Jobs(_Package(groups.options((conf,))))
+
+
+class _Package:
+    """Composes as Hydra's loader does, from the package's own options."""
+
+    def __init__(self, options: Mapping[str, Mapping[str, Path]]) -> None:
+        self._options = options
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        return composed(sweep_overrides)
+
+    def get_group_options(self, group_name: str) -> list[str]:
+        return [*self._options.get(group_name, ())]
 
 
 @contextmanager

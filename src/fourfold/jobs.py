@@ -6,12 +6,11 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import omegaconf.base
 import omegaconf.omegaconf
 import yaml
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
@@ -146,6 +145,14 @@ def _contents(node: Any) -> Any:
             return value
 
 
+class Loader(Protocol):
+    """What is needed of Hydra's `ConfigLoader`."""
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig: ...
+
+    def get_group_options(self, group_name: str) -> list[str]: ...
+
+
 class Jobs:
     """Composes jobs as Hydra's own loader does, in a tenth of the time.
 
@@ -157,7 +164,7 @@ class Jobs:
         loader: Hydra's.
     """
 
-    def __init__(self, loader: ConfigLoader) -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._composed: OrderedDict[tuple[str, ...], DictConfig] = OrderedDict()
         self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
@@ -181,6 +188,12 @@ class Jobs:
                 OmegaConf.copy_cache(from_config=master_config, to_config=job)
                 return job
         return self._loader.load_sweep_config(master_config, sweep_overrides)
+
+    @staticmethod
+    def sweeps(text: str) -> bool:
+        """Whether an override stands for several jobs, or for how they are run."""
+        override = _parsed(text)
+        return override.is_sweep_override() or override.is_hydra_override()
 
     def _keep(self, kind: tuple[str, ...], job: DictConfig, values: Sequence[Override]) -> None:
         """For jobs of the same options, unless one of the values is a whole part of the configuration."""
