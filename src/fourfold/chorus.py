@@ -25,10 +25,7 @@ class _Voice:
     due: "Due | None" = None
     result: dict[str, Any] | None = None
     error: BaseException | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.result is not None or self.error is not None
+    over: bool = False
 
     def go_on(self, trained: Trained | Exception | None) -> None:
         """Tell the story up to its next epoch, or to its end; what went wrong with its last epoch is its own to deal with."""
@@ -40,9 +37,9 @@ class _Voice:
             else:
                 self.due = self.story.send(trained if self.due is not None else None)
         except StopIteration as end:
-            self.result = end.value
+            self.result, self.over = end.value, True
         except BaseException as error:  # its own: the others go on
-            self.error = error
+            self.error, self.over = error, True
         finally:
             self.random = rng_state()
             logging.root.handlers = outside
@@ -96,7 +93,8 @@ class Chorus:
                 what = kind(voice.due.parts)
                 alike.setdefault(id(voice) if what is None else what, []).append(voice)
             for what, voices in alike.items():
-                for start in range(0, len(voices), most := min(self._most, len(voices))):
+                most = min(self._most, len(voices))
+                for start in range(0, len(voices), most):
                     some = voices[start : start + most]
                     trained = [None] * len(some) if isinstance(what, int) else self._trained(some)
                     for voice, each in zip(some, trained, strict=True):

@@ -15,6 +15,7 @@ from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from fourfold import groups, identity
 from fourfold.checks import validate
@@ -201,7 +202,7 @@ def _object(node: DictConfig, kind: type, prefix: str = "") -> Any:
     values: dict[str, Any] = {}
     for name in known:
         if name not in sections:
-            values[name] = _value(node, name)
+            values[name] = _value(node, name, prefix)
             continue
         section: Any = content.get(name)
         if section is None or not isinstance(section.__dict__["_content"], dict):  # missing, or an interpolation
@@ -215,14 +216,14 @@ def _object(node: DictConfig, kind: type, prefix: str = "") -> Any:
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
 
-def _value(node: DictConfig, name: str) -> Any:
+def _value(node: DictConfig, name: str, prefix: str) -> Any:
     """A value as its node holds it, unless something has to be resolved."""
     child = node.__dict__["_content"].get(name)
     held = MISSING if child is None else child.__dict__.get("_val", child)
     if type(held) in _AS_THEY_ARE and (type(held) is not str or (held != MISSING and "${" not in held)):
         return held
     if held == MISSING:
-        OmegaConf.to_object(node)  # says so
+        raise MissingMandatoryValue(f"Missing mandatory value: {prefix}{name}")
     held = node[name]
     return OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
 

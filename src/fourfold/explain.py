@@ -135,8 +135,11 @@ def _not_among(group: str, name: str, options: Sequence[str]) -> str:
 def _no_such_interpolation(error: InterpolationKeyError) -> str:
     found = re.search(r"Interpolation key '([^']+)' not found", str(error))
     name = found[1] if found else "?"
+    known = _leaves(RunConfig)
+    if name in known:  # it was taken away
+        return f"{name} has no value: give {name}=VALUE"
     key = f"{error.full_key}=" if error.full_key else ""
-    close = nearest(name, _leaves(RunConfig)) or ": name an existing one"
+    close = nearest(name, known) or ": name an existing one"
     return f"{key}${{{name}}} refers to a key that does not exist{close}"
 
 

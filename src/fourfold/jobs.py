@@ -1,4 +1,4 @@
-"""The configurations of a sweep's jobs: each choice of options composed once, plain values set in copies of it."""
+"""Many configurations, above all of a sweep's jobs: each choice of options composed once, plain values set in copies of it."""
 
 import copy
 import functools
