@@ -96,6 +96,7 @@ REFUSED = [
     (["~freeze"], ["freeze_strategy.name", "has no value"]),
     (["~seed"], ["seed has no value: give seed=VALUE"]),
     (["seed=???"], ["seed has no value: give seed=VALUE"]),
+    (["seed=${seed}"], ["seed refers to itself: give seed=VALUE"]),
     (["~study"], ["study has no value: give study=VALUE"]),
     (["~optimizer.lr"], ["~optimizer.lr", "without a value"]),
     (["paths.data=${paths.dat}"], ["${paths.dat}", "did you mean paths.data?"]),

@@ -89,6 +89,8 @@ def _sentence(error: BaseException, overrides: Sequence[str], dirs: Sequence[Pat
         return _no_option_at_all(overrides, dirs)
     if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", message):
         return _several_values(found[1])
+    if found := re.search(r"Recursive interpolation detected\s+full_key: (\S+)", message):
+        return f"{found[1]} refers to itself: give {found[1]}=VALUE"
     if found := re.search(r"Multiple values for ([^\s.]+)\. To override a value use 'override [^:]+: (.+)'", message):
         return f"{found[1]} is chosen twice, {found[2]} among them: in a defaults list write `override /{found[1]}: OPTION`"
     return None
