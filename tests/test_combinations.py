@@ -73,7 +73,7 @@ OF_EACH = [
     ["", "", "", "trainer.ema_decay=0.9"],
     ["", "", "freeze_strategy.norm_stats=frozen"],
 ]  # fmt: skip
-FEW = 5  # of each kind for every day
+SET_UPS, SWEEPS = 8, 5  # for every day
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def seeds(few: int, all_of_them: int) -> Any:
     return pytest.mark.parametrize("seed", [*range(few), *rest])
 
 
-@seeds(FEW, 200)
+@seeds(SET_UPS, 200)
 def test_a_random_set_up(seed: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(seed)
     for config in set_ups(dice, weights, tmp_path):
@@ -160,7 +160,7 @@ def test_a_random_set_up(seed: int, weights: Path, tmp_path: Path, monkeypatch: 
     assert parts == cached, config["auto"]
 
 
-@seeds(FEW, 200)
+@seeds(SWEEPS, 200)
 def test_a_random_sweep_of_heads(seed: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(seed)
     for k, runs in enumerate(sweeps(dice, weights, tmp_path / "together")):

@@ -39,7 +39,8 @@ _FREEZE_CHOICE = re.compile(r"[+~]*(freeze|freeze_strategy)(?:@[^=]*)?(?:=|$)")
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> RunConfig:
-    """The run that `fourfold OVERRIDES` would start, validated. Works alone and inside a running Hydra program.
+    """The run that `fourfold OVERRIDES` would start, validated. Works alone and inside a running Hydra program. A process reads
+    the package's own options once; those of `config_dir` each time.
 
     Args:
         overrides: As on the command line, without commas: `["model=resnet18", "freeze=full", "optimizer.lr=1e-4"]`.
