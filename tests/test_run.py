@@ -315,6 +315,7 @@ def test_regression_and_multilabel_run(tmp_path: Path) -> None:
     own = ["dataset=csv", f"dataset.root={tmp_path}", "dataset.train_size=null", "dataset.val_size=6", "dataset.test_size=6"]
     regression = run(config(*own, "dataset.kwargs.file=value.csv", "dataset.task=regression"), tmp_path / "r")
     assert set(regression["metrics"]["test"]) == {"loss", "mae", "rmse", "r2"}
+    assert regression["copies"] == {"val": 0, "test": 0}
     tags = run(config(*own, "dataset.kwargs.file=tags.csv", "dataset.task=multilabel"), tmp_path / "m")
     assert set(tags["metrics"]["test"]) == {"loss", "acc", "macro_f1", "mean_ap"}
     assert sorted(tags["classes"]) == ["blue", "many", "red"]

@@ -58,6 +58,7 @@ def describe(
         "channels_last": parts.config.trainer.channels_last,
         "compile_seconds": None if parts.compiled is None else parts.compiled.seconds,
         "manifest_hash": parts.splits.manifest.hash,
+        "copies": _counts(parts.splits.manifest.copies),
         "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)}
         | ({"unlabelled": parts.unlabelled} if parts.unlabelled else {}),
         "test_opened": parts.splits.test.opened,
@@ -72,6 +73,11 @@ def describe(
         "weights": asdict(model.weights),
         "drift": [asdict(change) for change in changes],
     }
+
+
+def _counts(copies: dict[str, dict[int, int]] | None) -> dict[str, int] | None:
+    """How many images of `val` and `test` are copies of training images; None where nobody can tell."""
+    return None if copies is None else {split: len(found) for split, found in copies.items()}
 
 
 def parameters(parts: Parts) -> dict[str, int]:

@@ -80,8 +80,11 @@ def source(*counts: int, val: int = 0, test: int = 0) -> Source:
 
 
 def write_image(path: Path, grey: int = 128, size: tuple[int, int] = (12, 8), mode: str = "RGB") -> Path:
+    """Of one grey; no other file holds the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, grey if mode == "L" else (grey,) * len(mode)).save(path)
+    with path.open("ab") as file:  # what stands behind an image is not read
+        file.write(str(path).encode())
     return path
 
 

@@ -1,5 +1,6 @@
 """The user's own images, made-up ones, and what is said when they are not as they should be."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
 from fourfold.config import ConfigError, DatasetConfig
 from fourfold.data import Batches, load_splits, outline
@@ -96,23 +98,29 @@ def stream(): return {"train": iter([])}
 # folders
 
 
-def test_a_folder_of_classes_is_split_by_us(tmp_path: Path) -> None:
+def test_a_folder_of_classes_is_split_by_us(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, grey in (("cat", 50), ("dog", 150)):
         for i in range(10):
             write_image(tmp_path / name / "deeper" / f"{i}.JPG", grey)
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    (tmp_path / ".hidden").mkdir()
+    write_image(tmp_path / ".hidden" / "1.png")
+    write_image(tmp_path / "cat" / ".ipynb_checkpoints" / "1.png")
+    (tmp_path / "cat" / "deeper" / "again").symlink_to(tmp_path / "cat")
     splits = load_splits(folder(tmp_path), transform("none"), Preprocessing(), seed=0)
     assert splits.classes == ("cat", "dog")
     assert splits.class_counts == (6, 6)
+    assert "cat: passed over" not in caplog.text
+    assert "passed over what is no image in a format known here (1 .txt)" in caplog.text
     for pixels, label in (splits.train[0], splits.train[1]):
         assert pixels.shape == (3, 16, 16)
         assert pixels.unique().item() == (50, 150)[label]
 
 
-@pytest.mark.parametrize("theirs", ["val", "valid", "validation"])
-def test_its_own_val_and_test_folders_are_kept(tmp_path: Path, theirs: str) -> None:
-    for split, count in (("train", 4), (theirs, 2), ("test", 3)):
+@pytest.mark.parametrize(
+    ("train", "val", "test"), [("train", "val", "test"), ("Train", "valid", "TEST"), ("training", "Validation", "testing")]
+)
+def test_its_own_val_and_test_folders_are_kept(tmp_path: Path, train: str, val: str, test: str) -> None:
+    for split, count in ((train, 4), (val, 2), (test, 3)):
         for name in ("cat", "dog"):
             for i in range(count):
                 write_image(tmp_path / split / name / f"{i}.png")
@@ -145,6 +153,33 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         opened(folder(tmp_path))
 
 
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "val", "validation"):
+        write_image(tmp_path / split / "cat" / "1.png")
+    with pytest.raises(ConfigError, match="has val/ and validation/, which both mean val: keep one"):
+        opened(folder(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "gif", "avif", "webp", "JPEG"])
+def test_many_formats_are_read(tmp_path: Path, suffix: str) -> None:
+    for name, grey in (("cat", 50), ("dog", 150)):
+        made = write_image(tmp_path / name / f"1.{suffix}" if suffix != "jfif" else tmp_path / name / "1.jpg", grey)
+        made.rename(made.with_suffix(f".{suffix}"))
+    source = opened(folder(tmp_path))
+    assert [len(source.train.images), source.train.labels.tolist()] == [2, [0, 1]]
+    greys = [np.asarray(source.train.images[i].convert("L")).mean() for i in range(2)]  # type: ignore[union-attr]
+    assert greys == pytest.approx([50, 150], abs=3)
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for i in range(6):
+            write_image(tmp_path / name / f"{i}.png")
+    (tmp_path / "cat" / "6.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ConfigError, match=r"the image file .*cat/6.png does not exist: correct its path or remove the link"):
+        load_splits(folder(tmp_path), transform("none"), Preprocessing(), seed=0)
+
+
 def test_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
     for place in ("train/cat", "train/dog", "test/dogs"):
         write_image(tmp_path / place / "1.png")
@@ -152,13 +187,20 @@ def test_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
         opened(folder(tmp_path))
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+def _endless_text() -> bytes:
+    image, about = io.BytesIO(), PngInfo()
+    about.add_text("comment", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.new("L", (8, 8)).save(image, "png", pnginfo=about)
+    return image.getvalue()
+
+
+@pytest.mark.parametrize("broken", [b"no image", b"", _endless_text()], ids=["no image", "empty", "endless text"])
+def test_an_unreadable_image_is_named(tmp_path: Path, broken: bytes) -> None:
     for name in ("cat", "dog"):
         for i in range(6):
             write_image(tmp_path / name / f"{i}.png")
-    for name in ("cat", "dog"):
-        for i in range(6):
-            (tmp_path / name / f"{i}.png").write_bytes(b"no image")
+    for i, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        path.write_bytes(broken + bytes([i]))
     config = folder(tmp_path)
     train = load_splits(config, transform("none"), Preprocessing(), seed=0).train
     steps = Batches(train, batch_size=4, accumulate=1, loader=config.loader, seed=0, shuffle=True).at(0)
@@ -205,7 +247,9 @@ def test_a_table_of_several_labels(photos: Path) -> None:
 
 
 def test_a_table_of_numbers(photos: Path) -> None:
-    config = table(photos, "path,label\n" + "".join(f"{name}.png,{i}.5\n" for i, name in enumerate("abc" * 8)), "regression")
+    for i in range(24):
+        write_image(photos / f"{i}.png", (10, 100, 200)[i % 3])
+    config = table(photos, "path,label\n" + "".join(f"{i}.png,{i}.5\n" for i in range(24)), "regression")
     splits = load_splits(config, transform("none"), Preprocessing(), seed=0)
     assert (splits.num_outputs, splits.classes, splits.class_counts) == (1, (), ())
     [(inputs, targets)] = next(
@@ -227,7 +271,7 @@ def test_a_table_of_numbers(photos: Path) -> None:
         ("path,label\na.png\n", "classification", "line 2 of .* has no label"),
         ("path,label\na.png,x\n", "regression", "label x, which is not a number"),
         ("path,label\na.png,nan\n", "regression", "label nan, which is not a number"),
-        ("path,label,split\na.png,x,dev\n", "classification", "has split=dev: write train, val or test"),
+        ("path,label,split\na.png,x,left\n", "classification", "has split=left: write train, val or test"),
         ("path,label,split\na.png,x,test\n", "classification", "holds no training image"),
         ("path,label,split\na.png,x,train\nb.png,y,test\n", "classification", "label y, which no training image has"),
     ],
@@ -235,6 +279,32 @@ def test_a_table_of_numbers(photos: Path) -> None:
 def test_a_table_that_does_not_fit_is_refused(photos: Path, text: str, task: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         opened(table(photos, text, task))
+
+
+@pytest.mark.parametrize("between", [",", ";", "\t", ", "])
+def test_columns_may_be_apart_by_other_than_commas(photos: Path, between: str) -> None:
+    rows = [("path", "label", "split"), ("a.png", "x, or y", "train"), ("b.png", "y|z", "train"), ("c.png", "y|z", "test")]
+    text = "\n".join(between.join(f'"{word}"' if "," in word else word for word in row) for row in rows)
+    source = opened(table(photos, text))
+    assert source.classes == ("x, or y", "y|z")
+    assert source.test is not None
+    assert source.test.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_refused(photos: Path, encoding: str) -> None:
+    config = table(photos, "")
+    (photos / "labels.csv").write_text("path,label\na.png,Bär\n", encoding=encoding)
+    with pytest.raises(
+        ConfigError, match=r"labels.csv is no text in UTF-8 \(byte \d+\): save it as such, in Excel as CSV UTF-8"
+    ):
+        opened(config)
+
+
+@pytest.mark.parametrize(("label", "says"), [("sun", "one label, sun"), ("", "no label")])
+def test_several_labels_are_two_or_more(photos: Path, label: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"dataset=csv has {says}: two or more are needed"):
+        opened(table(photos, f"path,label\na.png,{label}\nb.png,\n", "multilabel"))
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:

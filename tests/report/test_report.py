@@ -117,6 +117,21 @@ def test_figures_and_numbers_lie_beside_the_page(plausible: Path) -> None:
     assert numbers["integrity"]["opened_once"] == 144
 
 
+@pytest.mark.parametrize(
+    ("copies", "says"),
+    [
+        (None, None),
+        ({"val": 1, "test": 0}, "The files of 1 run were compared, byte by byte."),
+        ({"val": 0, "test": 2}, "Up to 2 test images that training has as well, in 1 run: their scores flatter"),
+    ],
+)
+def test_test_images_that_were_trained_on_are_told(tmp_path: Path, copies: dict[str, int] | None, says: str | None) -> None:
+    write_run(tmp_path, copies=copies)
+    text = build(tmp_path).read_text(encoding="utf-8")
+    assert ("No test image in training" in text) == (says is not None)
+    assert says is None or says in text
+
+
 def test_building_twice_gives_the_same_page(tmp_path: Path) -> None:
     write_run(tmp_path)
     assert build(tmp_path).read_bytes() == build(tmp_path).read_bytes()

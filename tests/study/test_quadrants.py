@@ -181,13 +181,14 @@ def test_integrity_counts_what_breaks_a_rule(tmp_path: Path) -> None:
     moved = [{"phase": 0, "epochs": [0, 9], "tensors": 40, "before": "ab", "after": "cd"}]
     write_run(tmp_path, strategy="classifier_only", seed=0)
     write_run(tmp_path, strategy="classifier_only", seed=1, proof=moved)
-    write_run(tmp_path, strategy="full", seed=0, manifest_hash="ff" * 32)
-    write_run(tmp_path, strategy="full", seed=1, test_opened=2)
+    write_run(tmp_path, strategy="full", seed=0, manifest_hash="ff" * 32, copies={"val": 1, "test": 0})
+    write_run(tmp_path, strategy="full", seed=1, test_opened=2, copies={"val": 0, "test": 3})
     results = collect(tmp_path)
     seen = inspect(results, arrange(results))
     assert (seen.runs, seen.opened_once, len(seen.opened_otherwise)) == (4, 3, 1)
     assert (seen.proven, len(seen.broken), seen.nothing_frozen, seen.frozen_tensors) == (1, 1, 2, 40)
     assert [manifest.seed for manifest in seen.mixed] == [0]
+    assert (seen.compared, seen.copied, seen.most_copies) == (2, 1, 3)
 
 
 def test_runs_on_other_data_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 from fourfold.config import ConfigError, DatasetConfig, TransformConfig
 from fourfold.data import randomness
 from fourfold.data.batches import Batches, class_weights, image_seed, in_order
+from fourfold.data.copies import copies
+from fourfold.data.folders import folder_of_images
 from fourfold.data.images import ImageSet, TensorSet
 from fourfold.data.kept import KeptImages, KeptSquares
-from fourfold.data.own import folder_of_images
 from fourfold.data.sealed import SealedSplit, TestSplitOpened
 from fourfold.data.sources import open_source
 from fourfold.data.splits import Manifest, choose
@@ -150,7 +151,8 @@ def load_unlabelled(
     """Images without labels, as evaluation shows them: uint8 [C, H, W], and -1 for a label.
 
     They are the images of the official training split that neither train, validate nor test, which `dataset.shots`,
-    `train_size` or `fraction` left out; or all image files at and below `folder`. No test image is ever among the former.
+    `train_size` or `fraction` left out; or all image files at and below `folder`. No test image is ever among the former, nor a
+    copy of one.
 
     Args:
         manifest: Of the run.
@@ -167,6 +169,8 @@ def load_unlabelled(
         parts = (("train", manifest.train), (manifest.val_from, manifest.val), (manifest.test_from, manifest.test))
         used = np.concatenate([indices for origin, indices in parts if origin == "train"])
         left = np.setdiff1d(np.arange(len(pool.images), dtype=np.int64), used)
+        tested = source.pool(manifest.test_from)
+        left = left[~np.isin(left, [*copies(pool, left, tested, manifest.test)])]
     if len(left) < 2:
         raise ConfigError(
             f"{len(left)} images are left without labels, but adapt needs at least 2: give a folder as adapt.images, or fewer "

@@ -152,9 +152,8 @@ class KeptImages(ImageSet):
             "images": len(self.images),
         }
         digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
-        for path in self.images.paths if isinstance(self.images, Files) else ():
-            about = path.stat()
-            digest.update(f"|{path.absolute()}|{about.st_size}|{about.st_mtime_ns}".encode())
+        for path, size, changed in self.images.facts() if isinstance(self.images, Files) else ():
+            digest.update(f"|{path.absolute()}|{size}|{changed}".encode())
         return digest.hexdigest()[:24]
 
     def _decoded(self, wanted: np.ndarray, num_workers: int) -> Iterator[tuple[np.ndarray, Rows]]:

@@ -1,17 +1,24 @@
 """What every source gives: the images of each official split, undecoded, with their labels already known."""
 
 import hashlib
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fourfold.config import ConfigError
+
+# of folders and in tables, in small letters -> ours
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLIT_NAMES |= {"test": "test", "testing": "test"}
 
 
 class Images(Protocol):
@@ -66,6 +73,22 @@ class Files:
     def __getitem__(self, index: int) -> Image.Image:
         return read_image(self.paths[index])
 
+    def facts(self) -> Iterator[tuple[Path, int, int]]:
+        """Of each its path, its bytes, and when it was changed, in ns.
+
+        Raises:
+            ConfigError: a file is not there.
+        """
+        for path in self.paths:
+            with readable(path):
+                status = path.stat()
+            yield path, status.st_size, status.st_mtime_ns
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each, int64 [N], as they were when somebody first asked."""
+        return np.fromiter((size for _, size, _ in self.facts()), dtype=np.int64, count=len(self))
+
 
 @dataclass(frozen=True)
 class FirstOf:
@@ -84,7 +107,7 @@ class FirstOf:
             image = self.dataset[place][0]
             if isinstance(image, Image.Image):
                 image.load()
-        except (OSError, UnidentifiedImageError) as error:
+        except OSError as error:
             raise ConfigError(f"image {place} of {self.name} cannot be read ({error}): replace or remove the file") from error
         return image
 
@@ -95,13 +118,19 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ConfigError: if the file is missing or no readable image.
     """
+    with readable(path), Image.open(path) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in a sentence that a file cannot be read; what Pillow raises for a broken one depends on where it is broken."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+        yield
     except FileNotFoundError as error:
-        raise ConfigError(f"the image file {path} does not exist: correct the path in the dataset") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"the image file {path} does not exist: correct its path or remove the link") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ConfigError(
             f"the image file {path} cannot be read ({error}): replace it or remove it from the dataset"
         ) from error
@@ -115,9 +144,8 @@ def stamp(images: Images | Tensor) -> str:
     digest = hashlib.blake2b(f"{type(images).__name__} {len(images)}".encode(), digest_size=16)
     if isinstance(images, Tensor):
         digest.update(images.contiguous().numpy().data)
-    for path in images.paths if isinstance(images, Files) else ():
-        status = path.stat()
-        digest.update(f"|{path} {status.st_size} {status.st_mtime_ns}".encode())
+    for path, size, changed in images.facts() if isinstance(images, Files) else ():
+        digest.update(f"|{path} {size} {changed}".encode())
     return digest.hexdigest()
 
 

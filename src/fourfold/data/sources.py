@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fourfold.config import ConfigError, DatasetConfig, nearest
-from fourfold.data import catalog, generated, hub, own
+from fourfold.data import catalog, folders, generated, hub, own, tables
 from fourfold.data.fake import fake
 from fourfold.data.pools import Pool, Source
 
@@ -43,7 +43,7 @@ def _made(given: dict[str, Any], seed: int) -> Source:
     if kind == "target":
         return own.from_target(given["_target_"], kwargs, task, seed)
     if kind == "csv":
-        return _call(own.table, kwargs, root, task)
+        return _call(tables.table, kwargs, root, task)
     if kind == "fake":
         return _call(fake, kwargs, task=task)
     if task != "classification":
@@ -52,7 +52,7 @@ def _made(given: dict[str, Any], seed: int) -> Source:
             "of your own"
         )
     if kind == "image_folder":
-        return _call(own.image_folder, kwargs, root)
+        return _call(folders.image_folder, kwargs, root)
     if kind == "huggingface":
         return _call(hub.huggingface, kwargs, root)
     if kind == "generated":
@@ -97,5 +97,9 @@ def _check(source: Source, name: str, task: str) -> None:
                 f"dataset={name} has class numbers from {int(numbers.min())} to {int(numbers.max())}, but "
                 f"{len(source.classes)} classes: number them from 0"
             )
-        if len(source.classes) < 2:
-            raise ConfigError(f"dataset={name} has one class, {source.classes[0]}: two or more are needed")
+    if task == "regression" and not all(part.isfinite().all() for part in labels):
+        raise ConfigError(f"dataset={name} has labels that are no finite numbers: leave these images out, or correct them")
+    if task != "regression" and len(source.classes) < 2:
+        word = "class" if task == "classification" else "label"
+        named = f"one {word}, {source.classes[0]}" if source.classes else f"no {word}"
+        raise ConfigError(f"dataset={name} has {named}: two or more are needed")

@@ -1,6 +1,7 @@
 """Which images train, validate and test: a function of the labels and the seed alone, so all strategies see the same ones."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from fourfold.config import ConfigError, DatasetConfig
-from fourfold.data.pools import Source
+from fourfold.data.copies import copies
+from fourfold.data.pools import Files, Source
 from fourfold.files import write_json
 
 BINS = 10  # strata of a regression target, by rank
 WORDS = {"val": "validation", "test": "test"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Manifest:
     val_from: str  # the official split that val indexes: "val", or "train" where it was cut from train
     test_from: str
     hash: str  # sha256 over the dataset's name, the positions and the labels
+    # for val and test, the positions of images that are copies of training images, and of these; None: images are no files
+    copies: dict[str, dict[int, int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain lists and strings."""
@@ -40,6 +46,7 @@ class Manifest:
             "train": {"from": "train", "indices": self.train.tolist()},
             "val": {"from": self.val_from, "indices": self.val.tolist()},
             "test": {"from": self.test_from, "indices": self.test.tolist()},
+            "copies": {split: [*found.items()] for split, found in (self.copies or {}).items()},
         }
 
     def save(self, path: Path) -> None:
@@ -75,9 +82,27 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
         val_from, (val, train) = "train", _cut(source, train, count, seed, "val")
     train = _training(source, train, config, seed)
     digest = hashlib.sha256(config.name.encode())
-    for name, origin, part in (("train", "train", train), ("val", val_from, val), ("test", test_from, test)):
+    held_out = {"val": (val_from, val), "test": (test_from, test)}
+    for name, (origin, part) in {"train": ("train", train), **held_out}.items():
         digest.update(f"|{name} of {origin}|".encode() + part.tobytes() + source.pool(origin).labels[part].numpy().tobytes())
-    return Manifest(config.name, train, val, test, val_from, test_from, digest.hexdigest())
+    return Manifest(config.name, train, val, test, val_from, test_from, digest.hexdigest(), _seen(source, train, held_out))
+
+
+def _seen(source: Source, train: np.ndarray, held_out: dict[str, tuple[str, np.ndarray]]) -> dict[str, dict[int, int]] | None:
+    """As `Manifest.copies`. Of what was cut from train there are none, and what others have split is left as it is."""
+    if not isinstance(source.train.images, Files):
+        return None
+    found: dict[str, dict[int, int]] = {}
+    for name, (origin, part) in held_out.items():
+        pool = source.pool(origin)
+        found[name] = copies(pool, part, source.train, train)
+        if found[name] and isinstance(pool.images, Files):
+            one, other = next(iter(found[name].items()))
+            log.warning(
+                "%d of %d %s images are copies of training images (%s is %s) and flatter the score: manifest.json has them all",
+                *(len(found[name]), len(part), WORDS[name], pool.images.paths[one], source.train.images.paths[other]),
+            )
+    return found
 
 
 def stratified_order(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -119,7 +144,7 @@ def _strata(labels: Tensor) -> np.ndarray:
 
 
 def _cut(source: Source, left: np.ndarray, count: int, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-    """Take `count` of the positions `left` away from training: (taken, what is left)."""
+    """Take `count` of the positions `left` away from training: (taken, what is left, without copies of what was taken)."""
     word = WORDS[purpose]
     if count >= len(left):
         raise ConfigError(
@@ -129,16 +154,29 @@ def _cut(source: Source, left: np.ndarray, count: int, seed: int, purpose: str) 
     labels = source.train.labels[left]
     order = _order(labels, seed, purpose)
     taken, rest = left[order[:count]], left[order[count:]]
-    if source.train.labels.dtype.is_floating_point:
-        return taken, rest
-    lost = np.setdiff1d(labels.numpy(), source.train.labels[rest].numpy())
-    if len(lost):
-        images = int((labels == int(lost[0])).sum())
-        raise ConfigError(
-            f"class {source.classes[lost[0]]} has {images} training image{'s' * (images > 1)}, too few to cut {word} images "
-            f"from: add images, leave the class out, or give a dataset with a {word} split"
-        )
+    _refuse_lost(source, left, rest, word, f"too few to cut {word} images from")
+    twice = copies(source.train, rest, source.train, taken)
+    if twice:
+        log.warning("%d images are left out of training, since they are copies of %s images", len(twice), word)
+        rest = rest[~np.isin(rest, [*twice])]
+        _refuse_lost(source, left, rest, word, f"all copies of each other or of {word} images")
     return taken, rest
+
+
+def _refuse_lost(source: Source, left: np.ndarray, rest: np.ndarray, word: str, why: str) -> None:
+    """Refuse a cut that leaves nothing to train on, of a class or at all."""
+    labels = source.train.labels
+    if labels.dtype.is_floating_point:
+        if len(rest) == 0:
+            raise ConfigError(f"the {len(left)} training images are {why}: add images")
+        return
+    lost = np.setdiff1d(labels[left].numpy(), labels[rest].numpy())
+    if len(lost):
+        images = int((labels[left] == int(lost[0])).sum())
+        raise ConfigError(
+            f"class {source.classes[lost[0]]} has {images} training image{'s' * (images > 1)}, {why}: "
+            f"add images, leave the class out, or give a dataset with a {word} split"
+        )
 
 
 def _training(source: Source, left: np.ndarray, config: DatasetConfig, seed: int) -> np.ndarray:

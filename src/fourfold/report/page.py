@@ -358,6 +358,7 @@ def _checks(study: Study, seen: Integrity) -> list[Check]:
             if not seen.mixed
             else f"The strategies saw different images in {mixed}.",
         ),
+        *([_copies(seen)] if seen.compared else []),
         _edges(study),
         Check(
             not study.unfinished,
@@ -365,6 +366,13 @@ def _checks(study: Study, seen: Integrity) -> list[Check]:
             f"{several(len(study.unfinished), 'run')} did not: see below." if study.unfinished else f"All {seen.runs} of them.",
         ),
     ]
+
+
+def _copies(seen: Integrity) -> Check:
+    none = f"The files of {several(seen.compared, 'run')} were compared, byte by byte."
+    most = f"{several(seen.most_copies, 'test image')} that training has as well"
+    some = f"Up to {most}, in {several(seen.copied, 'run')}: their scores flatter, and manifest.json names the copies."
+    return Check(not seen.copied, "No test image in training", some if seen.copied else none)
 
 
 def _edges(study: Study) -> Check:

@@ -28,6 +28,9 @@ class Integrity:
     nothing_frozen: int
     broken: tuple[str, ...]  # runs whose frozen tensors moved
     manifests: tuple[Manifest, ...]
+    compared: int  # runs whose test images were compared with their training images
+    copied: int  # of those, the ones in which test images are copies of training images
+    most_copies: int  # such images in one run
 
     @property
     def mixed(self) -> tuple[Manifest, ...]:
@@ -47,6 +50,9 @@ def inspect(results: Sequence[Result], places: Sequence[Place]) -> Integrity:
         nothing_frozen=len(results) - len(frozen),
         broken=tuple(run.folder.name for run in broken),
         manifests=tuple(manifest for place in places for manifest in _manifests(place)),
+        compared=sum(bool(run.copies) for run in results),
+        copied=sum(run.copies.get("test", 0) > 0 for run in results),
+        most_copies=max((run.copies.get("test", 0) for run in results), default=0),
     )
 
 
