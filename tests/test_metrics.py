@@ -68,6 +68,16 @@ def test_multilabel_equals_scikit_learn() -> None:
     assert got["mean_ap"] == pytest.approx(average_precision_score(targets, LOGITS, average="macro"), abs=1e-6)
 
 
+def test_errors_are_in_the_unit_of_the_target() -> None:
+    """Also where the target varies by less than torchmetrics believes, or is larger than float32 knows by one."""
+    told, truth = torch.tensor([[0.5], [-1.0], [1.5]]), torch.tensor([1.0, -1.0, 0.5])
+    for unit in (1e-6, 1.0, 1e8):
+        collection = metrics.create("regression", 1)
+        metrics.update(collection, "regression", told, truth)
+        got = metrics.values(collection, unit)
+        assert got == pytest.approx({"mae": 0.5 * unit, "rmse": (1.25 / 3) ** 0.5 * unit, "r2": 1 - 1.25 / (13 / 6)}, rel=1e-5)
+
+
 def test_regression_equals_scikit_learn() -> None:
     values, truth = LOGITS[:, :1], LOGITS[:, 0] + 0.3 * LOGITS[:, 1]
     got = measured("regression", values, truth)

@@ -305,10 +305,11 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 def test_regression_and_multilabel_run(tmp_path: Path) -> None:
     from PIL import Image
 
-    lines = {"value": ["path,label"], "tags": ["path,label"]}
+    lines = {"value": ["path,label"], "cents": ["path,label"], "tags": ["path,label"]}
     for i in range(24):
         Image.new("RGB", (8, 8), (i * 10, 0, 255 - i * 10)).save(tmp_path / f"{i}.png")
         lines["value"].append(f"{i}.png,{i / 24}")
+        lines["cents"].append(f"{i}.png,{300_000 + 100_000 * i / 24}")
         lines["tags"].append(f"{i}.png,{'red' if i > 12 else 'blue'}{'|many' if i % 2 else ''}")
     for name, rows in lines.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
@@ -316,6 +317,11 @@ def test_regression_and_multilabel_run(tmp_path: Path) -> None:
     regression = run(config(*own, "dataset.kwargs.file=value.csv", "dataset.task=regression"), tmp_path / "r")
     assert set(regression["metrics"]["test"]) == {"loss", "mae", "rmse", "r2"}
     assert regression["copies"] == {"val": 0, "test": 0}
+    cents = run(config(*own, "dataset.kwargs.file=cents.csv", "dataset.task=regression"), tmp_path / "c")
+    assert cents["target"]["std"] == pytest.approx(100_000 * regression["target"]["std"], rel=1e-5)
+    assert cents["target"]["mean"] == pytest.approx(300_000 + 100_000 * regression["target"]["mean"], rel=1e-5)
+    for metric, unit in {"loss": 1, "r2": 1, "mae": 100_000, "rmse": 100_000}.items():  # of the unit nothing depends but these
+        assert cents["metrics"]["test"][metric] == pytest.approx(unit * regression["metrics"]["test"][metric], rel=1e-2)
     tags = run(config(*own, "dataset.kwargs.file=tags.csv", "dataset.task=multilabel"), tmp_path / "m")
     assert set(tags["metrics"]["test"]) == {"loss", "acc", "macro_f1", "mean_ap"}
     assert sorted(tags["classes"]) == ["blue", "many", "red"]

@@ -427,6 +427,7 @@ def _kit(config: RunConfig, splits: data.Splits, model: models.TransferModel, ra
         clip_norm=trainer.clip_norm,
         channels_last=trainer.channels_last is True,
         takes_mask="mask" in inspect.signature(model.net.forward).parameters,
+        spread=1.0 if splits.scale is None else splits.scale.std,
     )
 
 

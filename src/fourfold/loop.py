@@ -44,6 +44,7 @@ class Kit:
     clip_norm: float | None
     channels_last: bool
     takes_mask: bool
+    spread: float = 1.0  # of a regression's target, see `data.Scale`
     penalty: Penalty | None = None  # see regularizers and adaptation
 
 
@@ -199,10 +200,7 @@ def evaluate(
     net.train(was_training)
     loss_sum = sum(torch.stack(sums).tolist()) if sums else 0.0
     total, count = kit.ranks.total(loss_sum, images)
-    values: dict[str, Any] = {"loss": total / max(1, count)}
-    for name, value in metrics.compute().items():
-        values[name] = value.tolist()
-    return values
+    return {"loss": total / max(1, count), **measure.values(metrics, kit.spread)}
 
 
 def _check_every(kit: Kit) -> int:

@@ -79,6 +79,16 @@ def update(metrics: MetricCollection, task: str, outputs: Tensor, targets: Tenso
         metrics.update(torch.softmax(outputs, dim=1), targets)
 
 
+def values(metrics: MetricCollection, spread: float) -> dict[str, Any]:
+    """What was measured, as plain numbers and lists.
+
+    Args:
+        spread: Of a regression's target, in which outputs and targets were told; errors are given in the target's own unit.
+    """
+    found = {name: value.tolist() for name, value in metrics.compute().items()}
+    return {name: value * spread if name in ("mae", "rmse") else value for name, value in found.items()}
+
+
 def of_many(outputs: Tensor, targets: Tensor) -> list[dict[str, float]]:
     """What `create` and `update` measure of a classifier but for the confusion matrix, of many at once.
 

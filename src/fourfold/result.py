@@ -62,6 +62,7 @@ def describe(
         "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)}
         | ({"unlabelled": parts.unlabelled} if parts.unlabelled else {}),
         "test_opened": parts.splits.test.opened,
+        "target": None if parts.splits.scale is None else asdict(parts.splits.scale),
         "confusion": tested.get("confusion"),
         "classes": list(parts.splits.classes),
         "task": parts.splits.task,

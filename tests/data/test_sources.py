@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from fourfold.config import ConfigError, DatasetConfig
-from fourfold.data import Batches, load_splits, outline
+from fourfold.data import Batches, Scale, load_splits, outline
 from fourfold.data.pools import Source
 from fourfold.data.sources import open_source
 
@@ -257,8 +257,15 @@ def test_a_table_of_numbers(photos: Path) -> None:
     )
     assert targets.dtype == torch.float32
     assert targets.shape == (4,)
-    greys = [(10, 100, 200)[int(value) % 3] for value in targets]
+    assert splits.scale is not None
+    assert splits.train.labels.mean().item() == pytest.approx(0, abs=1e-6)  # type: ignore[attr-defined]
+    assert splits.train.labels.std(correction=0).item() == pytest.approx(1)  # type: ignore[attr-defined]
+    greys = [(10, 100, 200)[int(value * splits.scale.std + splits.scale.mean) % 3] for value in targets]
     assert inputs[:, 0, 0, 0].tolist() == greys
+
+
+def test_a_target_that_never_varies_has_a_unit_nevertheless() -> None:
+    assert Scale.of(torch.full((5,), 3.0)) == Scale(3.0, 1.0)
 
 
 @pytest.mark.parametrize(

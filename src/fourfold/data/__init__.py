@@ -35,6 +35,7 @@ __all__ = [
     "Batches",
     "Manifest",
     "Outline",
+    "Scale",
     "SealedSplit",
     "Splits",
     "TestSplitOpened",
@@ -62,6 +63,27 @@ class Outline:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How the target of a regression is told to the network: as its deviation from `mean`, in units of `std`.
+
+    So learning rates mean the same whether ages are in years or prices in cents. Both are of the training images.
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Scale":
+        """That of float values [N]; of equal ones the unit is 1."""
+        spread = values.double().std(correction=0).item()
+        return cls(values.double().mean().item(), spread if spread > 0 else 1.0)
+
+    def told(self, values: Tensor) -> Tensor:
+        """Values [N] as the network is told them."""
+        return ((values.double() - self.mean) / self.std).float()
+
+
+@dataclass(frozen=True)
 class Splits:
     """The chosen images of a run. Each part yields (uint8 [C, H, W], target); its `labels` [N] need no decoding."""
 
@@ -73,6 +95,7 @@ class Splits:
     task: str
     manifest: Manifest
     class_counts: tuple[int, ...]  # training images of each class or label; empty for regression
+    scale: Scale | None  # of the targets, for regression
 
 
 def outline(config: DatasetConfig, seed: int) -> Outline:
@@ -109,6 +132,7 @@ def load_splits(
     source = open_source(config, seed)
     manifest = choose(source, config, seed)
     collate, in_chans = config.loader.collate, config.in_chans
+    scale = Scale.of(source.train.labels[manifest.train]) if config.task == "regression" else None
     smaller = keep in ("ram", "disk") and random_crops(transform) and config.source in STEADY
     if smaller:
         short = short_side(preprocessing)
@@ -118,6 +142,8 @@ def load_splits(
 
     def part(origin: str, indices: np.ndarray, prepare: Prepare, recipe: TransformConfig | None) -> Dataset:
         pool = source.pool(origin)
+        if scale is not None:
+            pool = replace(pool, labels=scale.told(pool.labels))
         if isinstance(pool.images, Tensor) and plain_square(recipe, preprocessing, pool.images, collate):
             return TensorSet(pool.images, pool.labels, indices, in_chans)
         crops = recipe is not None and random_crops(recipe)
@@ -141,6 +167,7 @@ def load_splits(
         classes=outlined.classes,
         task=outlined.task,
         manifest=manifest,
+        scale=scale,
         class_counts=_class_counts(source.train.labels[manifest.train], config, len(outlined.classes)),
     )
 
