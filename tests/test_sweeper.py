@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,12 @@ def test_a_killed_grid_goes_on_and_redoes_nothing(tmp_path: Path) -> None:
     assert all(trial.state in (TrialState.COMPLETE, TrialState.FAIL) for trial in trials(tmp_path / "out"))
     assert sum(trial.state == TrialState.COMPLETE for trial in trials(tmp_path / "out")) == 6
     assert (tmp_path / "out/s/report.html").exists()
+    lost, *_ = sorted(done(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out/s" / lost)
+    before = {name: (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns for name in done(tmp_path / "out")}
+    assert sweep(tmp_path / "out", *grid).wait(timeout=PATIENCE) == 0
+    assert done(tmp_path / "out") == {lost, *before}  # and nothing else was touched
+    assert {name: (tmp_path / "out/s" / name / "result.json").stat().st_mtime_ns for name in before} == before
 
 
 def test_a_search_gives_every_cell_its_budget_and_repeats_its_best_point(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fourfold.study import space
 from fourfold.study.ledger import finished, view
 from fourfold.study.preflight import told, trying
 from fourfold.study.results import Result, read_result
-from fourfold.study.storage import existing
+from fourfold.study.storage import beside, existing
 
 if TYPE_CHECKING:
     from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
@@ -133,10 +133,12 @@ def _outlook(sweeper: "FourfoldSweeper") -> tuple[Outlook, Mapping[str, Estimate
     workers = sweeper.workers if sweeper.workers > 0 else os.cpu_count() or 1
     folder = Path(sweeper.config.hydra.sweep.dir)
     storage = existing(sweeper.storage, folder)
+    here = beside(sweeper.storage, folder)
     done = {
-        cell.name: len(finished(storage, config.study, cell, config.search.max_retries)) if storage else 0 for cell in cells
+        cell.name: len(finished(storage, config.study, cell, config.search.max_retries, here)) if storage else 0
+        for cell in cells
     }
-    repeats = _repeats_done(storage, config.study)
+    repeats = _repeats_done(storage, config.study, here)
 
     runs = _runs(every, done, repeats, config)
     tried: dict[str, Estimate | str] = {}
@@ -157,10 +159,10 @@ def _outlook(sweeper: "FourfoldSweeper") -> tuple[Outlook, Mapping[str, Estimate
     return outlook, tried
 
 
-def _repeats_done(storage: Any, study: str) -> Mapping[str, int]:
+def _repeats_done(storage: Any, study: str, folder: Path | None) -> Mapping[str, int]:
     """How many repeats of a cell's best point have been made, by the cell's name."""
     counts: dict[str, int] = {}
-    for trial in view(storage, study) if storage else []:
+    for trial in view(storage, study, folder) if storage else []:
         cell, found, _ = trial.cell.rpartition("-repeats")
         if found and trial.state == "done":
             counts[cell] = counts.get(cell, 0) + 1

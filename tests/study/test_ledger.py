@@ -233,6 +233,42 @@ def test_a_failed_grid_point_is_tried_again_when_asked_and_a_failed_trial_is_not
     assert again.take() is None
 
 
+@pytest.mark.parametrize("here", [True, False], ids=["in its folder", "in a database"])
+def test_a_run_whose_result_was_removed_is_run_again_when_asked(here: bool, tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    told = {"folder": tmp_path if here else None}
+
+    def ended(*names: str, **options) -> dict[str, str]:
+        """What a new process takes: the last words of each trial's command, and where it puts its result."""
+        ledger = make(storage, CELLS[:3], **told, **options)
+        found = {}
+        while (job := ledger.take()) is not None:
+            place = f"{job.cell} {job.overrides[-1]}"
+            ledger.set(job.trial_id, "folder", place)
+            (tmp_path / place).mkdir(exist_ok=True)
+            (tmp_path / place / "result.json").touch()
+            ledger.end(job.trial_id, TrialState.COMPLETE, [0.0])
+            found[place] = job.overrides[-1]
+        assert ledger.is_done()
+        return found
+
+    first = ended()
+    assert len(first) == 13
+    assert ended(retry_failed=True) == {}
+    lost = ["a optimizer.lr=0.001", [place for place in first if place.startswith("b ")][2], "grid0 seed=0"]
+    for place in lost:
+        (tmp_path / place / "result.json").unlink()
+    assert {each.folder for each in room.kept(tmp_path) if each.state == "interrupted"} == {*lost}
+    views = [room.finished(storage, "s", cell, 0, told["folder"]) for cell in CELLS[:3]]
+    assert list(map(len, views)) == ([5, 5, 0] if here else [6, 6, 1])
+    assert ended() == {}  # a worker leaves them to whoever has typed the command
+    again = ended(retry_failed=True)
+    assert again == ({place: first[place] for place in lost} if here else {})
+    assert ended(retry_failed=True) == {}
+    if here:
+        assert {each.state for each in room.kept(tmp_path)} == {"done"}
+
+
 def test_another_command_in_the_same_study_has_cells_of_its_own(tmp_path: Path) -> None:
     storage = open_storage("journal", tmp_path)
     job = make(storage, [Cell("seed=0", ("freeze_strategy=full", "seed=0"), ({},), {}, 1)]).take()

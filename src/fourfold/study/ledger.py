@@ -64,6 +64,8 @@ class Ledger:
         retry_failed: Whether a grid point that has failed is tried again. A failed trial of a search counts as tried, and a
             quarantined one would kill again.
         metrics: Names of the objectives, for programs that show the study, such as optuna-dashboard.
+        folder: Of the study, where its trials lie there as well: one whose run has left no result in it any more is run again
+            when the command is typed. None: they are in a database, and their runs may lie where this machine does not see.
         begin_at: From 0 to 1, where in the list of cells this process looks first. Processes that begin apart seldom want the
             same thing at once, such as a backbone that has to be pretrained.
     """
@@ -80,11 +82,13 @@ class Ledger:
         *,
         retry_failed: bool = False,
         metrics: Sequence[str] = (),
+        folder: Path | None = None,
         begin_at: float = 0.0,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
         self._max_retries = max_retries
+        self._folder = folder
         first = int(begin_at * len(cells))
         self._cells = {_study_name(study, cell): cell for cell in (*cells[first:], *cells[:first])}
         self._studies = {
@@ -112,7 +116,12 @@ class Ledger:
         """Put the cell's fixed points in its queue, each once; a race of two processes makes void trials, no second runs."""
         trials = self._trials(study.study_name)
         known = _keys(trials)
-        there = {_key(trial) for trial in (_standing(trials, cell, self._max_retries) if retry_failed else trials)}
+        there = {_key(trial) for trial in (self._standing(trials, cell) if retry_failed else trials)}
+        for trial in trials:
+            if _key(trial) not in there and _is_gone(trial, self._folder):
+                there.add(_key(trial))
+                again = {"key": _key(trial), "overrides": trial.user_attrs.get("overrides", [])}
+                self._queue(study, trial, again, trial.params)
         for point in cell.points:
             key = f"p{_digest(sorted(point.items()))}"
             if key not in there and len(known | {key}) <= cell.budget:  # a point thought of too late is not tried
@@ -176,7 +185,7 @@ class Ledger:
         """Whether this trial's key stands already, or the budget was used up before it."""
         trials = self._trials(study.study_name)
         mine = _key(next(trial for trial in trials if trial.number == number))
-        if any(_key(trial) == mine and trial.number < number for trial in _standing(trials, cell, self._max_retries)):
+        if any(_key(trial) == mine and trial.number < number for trial in self._standing(trials, cell)):
             return True
         first: dict[str, int] = {}
         for trial in trials:
@@ -255,17 +264,34 @@ class Ledger:
             }
             # one that died while it was being proposed is proposed anew, or a part of its values would be drawn otherwise
             whole = old.params.keys() >= self._cells[name].space.keys()
-            fixed = {**old.system_attrs.get("fixed_params", {}), **(old.params if whole else {})}
-            again = create_trial(
-                state=TrialState.WAITING,
-                params=old.params if whole else {},
-                distributions=old.distributions if whole else {},
-                user_attrs=attributes,
-                system_attrs={**old.system_attrs, **({"fixed_params": fixed} if fixed else {})},
-                intermediate_values=old.intermediate_values,
-            )
-            persevere(lambda: study.add_trial(again))
+            self._queue(study, old, attributes, old.params if whole else {}, old.intermediate_values)
         self.end(old._trial_id, TrialState.FAIL)
+
+    def _queue(
+        self,
+        study: Study,
+        old: FrozenTrial,
+        told: dict[str, Any],
+        values: dict[str, Any],
+        reported: dict[int, float] | None = None,
+    ) -> None:
+        """Queue a trial again.
+
+        Args:
+            told: Its attributes.
+            values: What had been proposed; nothing where it shall be proposed anew.
+            reported: By epoch.
+        """
+        fixed = {**old.system_attrs.get("fixed_params", {}), **values}
+        again = create_trial(
+            state=TrialState.WAITING,
+            params=values,
+            distributions=old.distributions if values else {},
+            user_attrs=told,
+            system_attrs={**old.system_attrs, **({"fixed_params": fixed} if fixed else {})},
+            intermediate_values=reported or {},
+        )
+        persevere(lambda: study.add_trial(again))
 
     def is_done(self) -> bool:
         """Whether every key of every cell has ended."""
@@ -291,7 +317,7 @@ class Ledger:
 
     def view(self) -> list[TrialView]:
         """The trials of these cells as a reader sees them."""
-        return [each for name in self._cells for each in _views(name, self._trials(name))]
+        return [each for name in self._cells for each in _views(name, self._trials(name), self._folder)]
 
     def fail(self, job: Job, reason: str) -> None:
         """End a job's trial, unless it has ended."""
@@ -311,6 +337,9 @@ class Ledger:
     def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Give a trial its last state; False if it had one."""
         return end(self._storage, trial_id, state, values)
+
+    def _standing(self, trials: Sequence[FrozenTrial], cell: Cell) -> list[FrozenTrial]:
+        return _standing(trials, cell, self._max_retries, self._folder)
 
     def _trials(self, name: str) -> list[FrozenTrial]:
         """The trials of a cell. A trial that has ended changes no more; a cell that is done gets new ones only from a process
@@ -361,63 +390,65 @@ STATES: dict[TrialState, State] = {
 }
 
 
-def _standing(trials: Sequence[FrozenTrial], cell: Cell, max_retries: int) -> list[FrozenTrial]:
+def _standing(trials: Sequence[FrozenTrial], cell: Cell, max_retries: int, folder: Path | None) -> list[FrozenTrial]:
     """Trials that leave no room for another of their key: not those cut short, nor grid points that have failed, unless they
-    were quarantined."""
+    were quarantined, nor those whose result somebody has removed."""
 
     def stands(trial: FrozenTrial) -> bool:
         quarantined = trial.user_attrs.get("quarantined", 0) > max_retries
         return trial.state != TrialState.FAIL or bool(cell.space) or quarantined
 
-    return [trial for trial in trials if stands(trial) and not _is_void(trial) and not _is_interrupted(trial)]
+    real = [trial for trial in trials if stands(trial) and not _is_void(trial) and not _is_interrupted(trial)]
+    return [trial for trial in real if not _is_gone(trial, folder)]
 
 
-def view(storage: BaseStorage, study: str | None = None) -> list[TrialView]:
+def view(storage: BaseStorage, study: str | None = None, folder: Path | None = None) -> list[TrialView]:
     """The trials in a storage as a reader sees them, the latest of each key; void ones are left out. Changes nothing.
 
     Args:
         storage: See `study.storage`.
         study: Name of the whole, whose cells are wanted: a database may hold many. None: all that there are.
+        folder: As `Ledger` has it.
     """
     return [
         each
         for cell in persevere(storage.get_all_studies)
         if study is None or cell.study_name.rpartition("/")[0] == study
-        for each in _views(cell.study_name, persevere(partial(storage.get_all_trials, cell._study_id, deepcopy=False)))
+        for each in _views(cell.study_name, persevere(partial(storage.get_all_trials, cell._study_id, deepcopy=False)), folder)
     ]
 
 
-def _views(study: str, trials: Sequence[FrozenTrial]) -> list[TrialView]:
+def _views(study: str, trials: Sequence[FrozenTrial], folder: Path | None) -> list[TrialView]:
     latest = {_key(trial): trial for trial in trials if not _is_void(trial)}
-    return [_view(cell_of(study), trial) for trial in latest.values()]
+    return [_view(cell_of(study), trial, folder) for trial in latest.values()]
 
 
-def finished(storage: BaseStorage, study: str, cell: Cell, max_retries: int) -> list[TrialView]:
+def finished(storage: BaseStorage, study: str, cell: Cell, max_retries: int, folder: Path | None) -> list[TrialView]:
     """The trials of a cell that no process would run again, one of each key. Changes nothing."""
     name = _study_name(study, cell)
     try:
         study_id = persevere(lambda: storage.get_study_id_from_name(name))
     except KeyError:
         return []
-    trials = _standing(persevere(lambda: storage.get_all_trials(study_id, deepcopy=False)), cell, max_retries)
-    return _views(name, [trial for trial in trials if trial.state not in UNFINISHED])
+    trials = _standing(persevere(lambda: storage.get_all_trials(study_id, deepcopy=False)), cell, max_retries, folder)
+    return _views(name, [trial for trial in trials if trial.state not in UNFINISHED], folder)
 
 
 def kept(folder: Path) -> list[TrialView]:
     """The trials that a study keeps in its own folder; none where it has no storage there. Creates nothing."""
     storage = existing(JOURNAL, folder) or existing(SQLITE, folder)
-    return [] if storage is None else view(storage)
+    return [] if storage is None else view(storage, folder=folder)
 
 
-def _view(cell: str, trial: FrozenTrial) -> TrialView:
-    told = trial.user_attrs
+def _view(cell: str, trial: FrozenTrial, folder: Path | None) -> TrialView:
+    told, gone = trial.user_attrs, _is_gone(trial, folder)
     return TrialView(
         cell=cell,
         number=trial.number,
-        state="interrupted" if _is_interrupted(trial) else STATES[trial.state],
+        state="interrupted" if gone or _is_interrupted(trial) else STATES[trial.state],
         overrides=tuple(told.get("command", ())),
         value=trial.values[0] if trial.values else None,
-        reason=told.get("reason"),
+        reason="its result.json is gone: the same command runs it again" if gone else told.get("reason"),
         seconds=told.get("seconds"),
         epochs=len(trial.intermediate_values) or None,
         folder=told.get("folder"),
@@ -431,6 +462,12 @@ def _key(trial: FrozenTrial) -> str:
 
 def _keys(trials: Sequence[FrozenTrial]) -> set[str]:
     return {_key(trial) for trial in trials if not _is_void(trial)}
+
+
+def _is_gone(trial: FrozenTrial, folder: Path | None) -> bool:
+    """Whether a run was completed, but has left no result in the study's folder any more: somebody wants it anew."""
+    place = trial.user_attrs.get("folder") if trial.state == TrialState.COMPLETE else None
+    return folder is not None and place is not None and not (folder / place / "result.json").exists()
 
 
 def _is_void(trial: FrozenTrial) -> bool:

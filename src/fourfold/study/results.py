@@ -158,7 +158,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         folder=folder,
         run_id=str(content.get("run_id") or folder.name),
         study=str(content.get("study") or config.get("study") or folder.parent.name),
-        overrides=tuple(content.get("overrides") or ()),
+        overrides=tuple(map(str, content.get("overrides") or ())),
         config=config,
         task=config["dataset"]["task"],
         dataset=config["dataset"]["name"],

@@ -43,6 +43,12 @@ NOTICE_DEAD_HOSTS = {
 }
 
 
+def beside(kind: str, folder: Path) -> Path | None:
+    """The folder of a study whose trials lie there with its runs; None where they are in a database, which may know of runs
+    that lie elsewhere."""
+    return folder if kind in FILES else None
+
+
 def open_storage(kind: str, folder: Path) -> BaseStorage:
     """The storage of a study; any number of processes may open the same one at the same moment, the first time too.
 

@@ -29,7 +29,7 @@ from fourfold.study.live import SweepDisplay
 from fourfold.study.objectives import directions, names
 from fourfold.study.samplers import pruner, sampler
 from fourfold.study.space import Cell, grid, read
-from fourfold.study.storage import open_storage
+from fourfold.study.storage import beside, open_storage
 from hydra_plugins.fourfold_sweeper._placing import BY_TRANSFERABILITY, Order, chosen, ordered, placing, saving
 from hydra_plugins.fourfold_sweeper._preflight import preflight
 from hydra_plugins.fourfold_sweeper._task import TRIAL
@@ -64,7 +64,7 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
         preflight(sweeper, cells, config, folder)
     storage = open_storage(sweeper.storage, folder)
     sweeper.task.share(storage, sweeper.storage, folder)
-    ledger = _ledger(storage, config, cells)
+    ledger = _ledger(sweeper, storage, config, cells)
     if sweeper.workers != 1:
         with SweepDisplay(sum(cell.budget for cell in cells), names(config)[0], live=True, shared=_shared(cells)) as display:
             show = lambda: display.update(ledger.view()) if display.due else None  # noqa: E731
@@ -74,7 +74,7 @@ def sweep(sweeper: "FourfoldSweeper", arguments: list[str]) -> None:
     searched = [cell for cell in cells if cell.space]
     if searched and config.search.repeats and ledger.is_done():
         again = [_repeats(ledger, cell, config.search.repeats) for cell in searched]
-        _settle(sweeper, _ledger(storage, config, again), again, names(config)[0], deadline)
+        _settle(sweeper, _ledger(sweeper, storage, config, again), again, names(config)[0], deadline)
     if order is not None and WORKER not in os.environ:
         text = saving(order, ledger.view(), 1 if directions(config)[0] == "maximize" else -1)
         log.info(text or "search.warm_start=transferability: no run has ended with a value")
@@ -132,7 +132,7 @@ def _deadline(config: RunConfig) -> float | None:
     return time.time() + seconds(config.search.timeout) if config.search.timeout else None
 
 
-def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> Ledger:
+def _ledger(sweeper: "FourfoldSweeper", storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> Ledger:
     goals = directions(config)
     return Ledger(
         storage,
@@ -143,6 +143,7 @@ def _ledger(storage: BaseStorage, config: RunConfig, cells: Sequence[Cell]) -> L
         pruner(config.search.pruner if len(goals) == 1 else "none", epochs=config.trainer.epochs),
         config.search.max_retries,
         metrics=names(config),
+        folder=beside(sweeper.storage, Path(sweeper.config.hydra.sweep.dir)),
         retry_failed=WORKER not in os.environ,  # once for each time that the command is typed
         # in an order that was measured, all begin with the best
         begin_at=0.0 if config.search.warm_start == BY_TRANSFERABILITY else float(os.environ.get(WORKER, 0)),

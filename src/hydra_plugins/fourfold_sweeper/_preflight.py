@@ -11,7 +11,7 @@ from fourfold.prospects import Compose, prospects, varying
 from fourfold.study import preflight as study
 from fourfold.study.ledger import finished
 from fourfold.study.space import Cell
-from fourfold.study.storage import existing
+from fourfold.study.storage import beside, existing
 
 if TYPE_CHECKING:
     from hydra_plugins.fourfold_sweeper.sweeper import FourfoldSweeper
@@ -24,11 +24,8 @@ def preflight(sweeper: "FourfoldSweeper", cells: Sequence[Cell], config: RunConf
         ConfigError: nothing of it can run, or something cannot and the configuration wants to know it first.
     """
     storage = existing(sweeper.storage, folder)
-    left = [
-        cell
-        for cell in cells
-        if storage is None or len(finished(storage, config.study, cell, config.search.max_retries)) < cell.budget
-    ]
+    here, most = beside(sweeper.storage, folder), config.search.max_retries
+    left = [cell for cell in cells if storage is None or len(finished(storage, config.study, cell, most, here)) < cell.budget]
     if not left:
         return
     found = prospects(left, compose(sweeper), varying(cells), one_of_each=True)
