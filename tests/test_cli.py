@@ -1,5 +1,6 @@
 """The one door: what it starts, where that lies, what it prints, and how it says no."""
 
+import errno
 import json
 import os
 import subprocess
@@ -197,6 +198,36 @@ def test_a_refused_config_leaves_no_folder(door: Door, runs: Runs, capfd: pytest
     assert not Path("outputs").exists()
     err = capfd.readouterr().err
     assert err == "fourfold: trainer.precision=fp8 is not one of fp32, bf16, fp16, auto, did you mean fp32?\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "away/runs/x/.config.json.1.tmp"), True),
+        (PermissionError(errno.EACCES, "Permission denied", "away/runs/x"), True),
+        (OSError(errno.ENOSPC, "No space left on device", "away/runs/x"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file", "away/runs/x"), False),  # of ours, so it keeps its traceback
+    ],
+)
+def test_a_folder_that_is_closed_is_told_in_a_sentence(
+    door: Door, error: OSError, told: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import fourfold.report as module
+
+    def build(folder: Path, form: str) -> Path:
+        raise error
+
+    monkeypatch.setattr(module, "build", build)
+    Path("study").mkdir()
+    if not told:
+        with pytest.raises(type(error)):
+            door("report", "study")
+        return
+    assert door("report", "study") == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"fourfold: {Path(error.filename).parent} cannot be used ({error.strerror}): make room or")
+    assert err.count("\n") == 1
 
 
 def test_tracebacks_are_there_for_who_asks(door: Door, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

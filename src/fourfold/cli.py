@@ -1,6 +1,7 @@
 """The one door: `fourfold OVERRIDES` runs, `fourfold -m OVERRIDES` sweeps, `fourfold plan|info|report|status ...` look."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # `fourfold --help` does without Hydra
     from fourfold.study.trials import TrialView
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # a folder that does not let us in
 
 
 def main() -> None:
@@ -51,6 +53,14 @@ def command(args: Sequence[str]) -> int:
             raise
         say(str(error))
         return FAILED if isinstance(error, RunFailed) else REFUSED
+    except OSError as error:
+        if asked == "1" or error.errno not in CLOSED or not isinstance(error.filename, str):
+            raise
+        say(
+            f"{Path(error.filename).parent} cannot be used ({error.strerror}): make room or get the right to write there, or "
+            "choose another folder: paths.outputs=FOLDER for runs, a copy of the study for its report"
+        )
+        return REFUSED
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
         imports.end()

@@ -40,7 +40,7 @@ def mistakes(run: Result) -> Mistakes | None:
         told = read_json(run.folder / "mistakes.json")
         strip = base64.b64encode((run.folder / "mistakes.jpg").read_bytes()).decode()
         return Mistakes(strip, tuple((str(e["target"]), str(e["predicted"]), float(e["confidence"])) for e in told))
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return None
 
 
@@ -83,7 +83,7 @@ def _content(place: Place) -> Mapping[str, Any]:
     try:
         content = read_json(best_run(place).folder / "result.json")
         return content if content.get("confusion") and len(content["classes"]) == len(content["confusion"]) else {}
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return {}
 
 

@@ -305,7 +305,7 @@ def _searched(folder: Path) -> list[str]:
             return []
         overrides = _yaml(path)["hydra"]["overrides"]["hydra"]
         return [word for word in overrides if word.startswith("hydra.searchpath=")]
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return []
 
 

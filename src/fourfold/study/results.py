@@ -11,7 +11,13 @@ from fourfold import identity
 from fourfold.files import read_json, read_jsonl
 
 RUN_FILES = frozenset({"result.json", "config.json", "failure.json"})  # any of them makes a folder a run's folder
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what torn or foreign JSON leads to (ValueError: torn)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what foreign, torn (ValueError) or closed files lead to
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def _epochs_done(folder: Path) -> int:
 def _read_mapping(path: Path) -> Mapping[str, Any]:
     try:
         content = read_json(path)
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -179,7 +185,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         seconds=float(content.get("seconds") or 0.0),
         params_total=int(content["params"]["total"]),
         params_trainable=int(content["params"]["trainable"]),
-        manifest_hash=content.get("manifest_hash"),
+        manifest_hash=str(content["manifest_hash"]) if content.get("manifest_hash") else None,
         test_opened=int(content.get("test_opened") or 0),
         proof=tuple(content.get("proof") or ()),
         versions=dict(content.get("versions") or {}),
