@@ -195,7 +195,7 @@ def _endless_text() -> bytes:
 
 
 @pytest.mark.parametrize("broken", [b"no image", b"", _endless_text()], ids=["no image", "empty", "endless text"])
-def test_an_unreadable_image_is_named(tmp_path: Path, broken: bytes) -> None:
+def test_unreadable_images_are_named(tmp_path: Path, broken: bytes, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("cat", "dog"):
         for i in range(6):
             write_image(tmp_path / name / f"{i}.png")
@@ -204,8 +204,11 @@ def test_an_unreadable_image_is_named(tmp_path: Path, broken: bytes) -> None:
     config = folder(tmp_path)
     train = load_splits(config, transform("none"), Preprocessing(), seed=0).train
     steps = Batches(train, batch_size=4, accumulate=1, loader=config.loader, seed=0, shuffle=True).at(0)
-    with pytest.raises(ConfigError, match=r"the image file .*/(cat|dog)/\d.png cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"the image file .*/(cat|dog)/\d.png cannot be read.*with 11 more, which are named above"
+    ):
         next(steps)
+    assert caplog.text.count("cannot be read either") == 11
 
 
 def test_a_photograph_stands_upright(photos: Path) -> None:
@@ -273,7 +276,12 @@ def test_a_target_that_never_varies_has_a_unit_nevertheless() -> None:
     [
         ("path,lable\na.png,x\n", "classification", "label_column=label is not a column of .*did you mean lable"),
         ("", "classification", "path_column=path is not a column of .*which has none"),
-        ("path,label\nz.png,x\n", "classification", "line 2 of .* names the image .*z.png, which does not exist"),
+        ("path,label\nz.png,x\n", "classification", "line 2 of .* names the image .*z.png, which does not exist: correct"),
+        (
+            "path,label\nz.png,x\na.png,x\ny.png,x\n",
+            "classification",
+            "line 2 of .* not exist, and 1 more do the like: correct",
+        ),
         ("path,label\na.png,x\nb.png, \n", "classification", "line 3 of .* has no label"),
         ("path,label\na.png\n", "classification", "line 2 of .* has no label"),
         ("path,label\na.png,x\n", "regression", "label x, which is not a number"),

@@ -1,7 +1,9 @@
 """What every source gives: the images of each official split, undecoded, with their labels already known."""
 
 import hashlib
+import logging
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ from fourfold.config import ConfigError
 # of folders and in tables, in small letters -> ours
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
+
+PATIENCE = 60.0  # seconds to look for more files that cannot be read, once there is one
+
+log = logging.getLogger(__name__)
 
 
 class Images(Protocol):
@@ -71,7 +77,28 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
+        try:
+            return read_image(self.paths[index])
+        except ConfigError as error:  # whoever mends one shall not be told of the next an hour later
+            others = [path for path in self.unreadable if path != self.paths[index]]
+            if not others:
+                raise
+            for path in others:
+                log.warning("cannot be read either: %s", path)
+            raise ConfigError(f"{error}; so do it with {len(others)} more, which are named above") from error
+
+    @cached_property
+    def unreadable(self) -> list[Path]:
+        """The files that cannot be read, as many as are found in a minute."""
+        found, end = [], time.monotonic() + PATIENCE
+        for path in self.paths:
+            if time.monotonic() > end:
+                break
+            try:
+                read_image(path)
+            except ConfigError:
+                found.append(path)
+        return found
 
     def facts(self) -> Iterator[tuple[Path, int, int]]:
         """Of each its path, its bytes, and when it was changed, in ns.

@@ -41,15 +41,19 @@ def table(
             )
     words: dict[str, list[tuple[int, str]]] = {}
     paths: dict[str, list[Path]] = {}
+    missing: list[str] = []
     for line, row in rows:
         split = (row.get(split_column) or "train").strip().lower()
         if split not in SPLIT_NAMES:
             raise ConfigError(f"line {line} of {place} has {split_column}={split}: write train, val or test")
         image = place.parent / (row[path_column] or "")
         if not image.is_file():
-            raise ConfigError(f"line {line} of {place} names the image {image}, which does not exist: correct the path")
+            missing.append(f"line {line} of {place} names the image {image}, which does not exist")
         paths.setdefault(SPLIT_NAMES[split], []).append(image)
         words.setdefault(SPLIT_NAMES[split], []).append((line, (row[label_column] or "").strip()))
+    if missing:
+        others = f", and {len(missing) - 1} more do the like" if len(missing) > 1 else ""
+        raise ConfigError(f"{missing[0]}{others}: correct the path")
     if "train" not in words:
         raise ConfigError(f"{place} holds no training image: add rows, or write train into the column {split_column}")
     classes = _names(words["train"], task, separator)
