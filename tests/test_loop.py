@@ -95,6 +95,11 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate() -> None:
         train(network(), batches(8), kit(loss=poisoned))
 
 
+def test_a_loss_that_never_was_finite_is_no_matter_of_the_rate() -> None:
+    with pytest.raises(NonFiniteLoss, match="the loss is nan before anything was learned: an image, a target or a weight"):
+        train(network(), batches(8), kit(loss=lambda outputs, targets: outputs.sum(1) * math.nan))
+
+
 def test_a_wish_to_stop_is_granted_after_the_step() -> None:
     state, whole = train(network(), batches(8), kit(), should_stop=lambda: True)
     assert not whole

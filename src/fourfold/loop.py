@@ -156,6 +156,11 @@ def _settle(pending: list[tuple[int, float, Tensor]], state: State) -> None:
 
 def not_finite(value: float, epoch: int, step: int, lr: float) -> NonFiniteLoss:
     """What to say of a loss after which the weights are lost."""
+    if step == 0:
+        return NonFiniteLoss(
+            f"the loss is {value} before anything was learned: an image, a target or a weight is not finite, "
+            "or is too large for trainer.precision"
+        )
     return NonFiniteLoss(
         f"the loss is {value} at epoch {epoch}, step {step}, with a learning rate of {lr:.3g}: "
         "try a lower optimizer.lr, a longer scheduler.warmup_epochs, or trainer.clip_norm=1.0"

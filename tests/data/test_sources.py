@@ -14,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from fourfold.config import ConfigError, DatasetConfig
 from fourfold.data import Batches, Scale, load_splits, outline
-from fourfold.data.pools import Source
+from fourfold.data.pools import FirstOf, Source
 from fourfold.data.sources import open_source
+from fourfold.data.transforms import evaluation
 
 from .making import FAKE, Preprocessing, dataset, transform, write_image
 
@@ -72,6 +73,12 @@ def one(count, seed=None):
     made = Numbers(count)
     made.seed = seed
     return made
+def none():
+    return Numbers(0)
+def infinite():
+    return Numbers(30, lambda i: float("inf") if i == 7 else float(i))
+def from_one():
+    return Numbers(30, lambda i: 1 + i % 2)
 def drawn():
     made = Numbers(30)
     made.number = (random.random(), numpy.random.rand(), torch.rand(()).item())
@@ -405,11 +412,54 @@ def test_their_numbers_and_several_labels_fit_the_task() -> None:
         ("many", "classification", r"labels of shape \[30, 3\], but dataset.task=classification takes one number"),
         ("values", "multilabel", r"labels of shape \[30\], but dataset.task=multilabel takes \[images, labels\]"),
         ("nothing", "classification", "_target_=their_data.nothing names nothing"),
+        ("one", "classification", "one cannot be called .*count.*: give what it takes as dataset.kwargs"),
+        ("none", "classification", "none gave no training image"),
+        ("infinite", "regression", "labels that are no finite numbers"),
     ],
 )
 def test_what_does_not_fit_is_said(function: str, task: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         opened(custom(function, task))
+
+
+@pytest.mark.parametrize(
+    ("image", "pixels"),
+    [
+        (np.full((9, 7), 50, np.uint8), 50),
+        (np.full((9, 7, 1), 50, np.uint8), 50),
+        (np.full((9, 7, 3), 50, np.uint8), 50),
+        (torch.full((1, 9, 7), 50, dtype=torch.uint8), 50),
+        (torch.full((3, 16, 16), 0.25), 0.25),
+        (np.zeros((3, 9, 7), np.uint8), r"image 0 of theirs is of type ndarray \(uint8 \[3, 9, 7\]\): give a PIL"),
+        (np.zeros((9, 7), np.float32), r"ndarray \(float32 \[9, 7\]\)"),
+        (torch.zeros(9, 7, dtype=torch.uint8), r"Tensor \(torch.uint8 \[9, 7\]\)"),
+        (torch.zeros(3, 9, 7, dtype=torch.int64), r"Tensor \(torch.int64 \[3, 9, 7\]\)"),
+        ("path.png", r"str \(no array\)"),
+        (torch.zeros(9, 7, 3, dtype=torch.uint8), r"tensors \[9, 7, 3\], have 9 channels, which stand first"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_images_of_their_own_are_pictures_tensors_or_arrays(image: Any, pixels: float | str) -> None:
+    prepare = evaluation(Preprocessing(), 3, "stack")
+    images = FirstOf([(image, 0)], name="theirs")
+    if isinstance(pixels, str):
+        with pytest.raises(ConfigError, match=pixels):
+            prepare(images[0])
+        return
+    seen = prepare(images[0])
+    assert seen.shape == (3, 16, 16)
+    assert seen.unique().tolist() == [pixels]
+
+
+def test_an_item_that_is_no_pair_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"item 0 of theirs is dict: give pairs of \(image, target\)"):
+        FirstOf([{"image": 1}], name="theirs")[0]
+
+
+@pytest.mark.usefixtures("their_code")
+def test_labels_that_are_not_numbered_from_0_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_splits(custom("from_one"), transform("none"), Preprocessing(), seed=0)
+    assert "no training image of 0: are labels numbered from 0?" in caplog.text
 
 
 # made up

@@ -156,7 +156,7 @@ def test_mixed_labels_follow_the_mixed_pixels(alphas: dict[str, float]) -> None:
     [
         (lambda: evaluation(Preprocessing(interpolation="bicubc"), 3, "stack"), "interpolation=bicubc .* did you mean bicubic"),
         (lambda: training(transform("randaugment"), PHOTO, 4, "stack"), "dataset.in_chans=4: choose none, light or standard"),
-        (lambda: with_channels(noise(4, 4, 5), 3), "images have 5 channels: set dataset.in_chans=5"),
+        (lambda: with_channels(noise(4, 4, 5), 3), "have 5 channels, which stand first: set dataset.in_chans=5"),
         (lambda: with_channels(picture(4, 4), 4), "image files have 1 or 3 channels"),
     ],
 )

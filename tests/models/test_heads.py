@@ -82,6 +82,18 @@ def test_a_network_that_answers_with_more_than_a_tensor_is_refused() -> None:
         heads.find(Pair(), IMAGES)
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_a_network_that_answers_with_probabilities_is_refused(outputs: int) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs), nn.Softmax(dim=1))
+    if outputs == 1:  # of one output it may be meant
+        assert heads.find(net, IMAGES) == "3"
+        return
+    with pytest.raises(
+        ConfigError, match="answers with probabilities, which add up to 1, but losses take logits: leave the softmax"
+    ):
+        heads.find(net, IMAGES)
+
+
 def test_looking_changes_nothing() -> None:
     net = Small()
     net.conv.eval()

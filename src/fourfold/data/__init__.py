@@ -159,6 +159,10 @@ def load_splits(
         return ImageSet(pool, indices, prepare, preprocessing.size)
 
     outlined = outline(config, seed)
+    counts = _class_counts(source.train.labels[manifest.train], config, len(outlined.classes))
+    absent = [name for name, count in zip(outlined.classes, counts, strict=False) if not count]
+    if absent:
+        log.warning("no training image of %s: are labels numbered from 0?", ", ".join(absent[:5]) + ", ..." * (len(absent) > 5))
     return Splits(
         train=part("train", manifest.train, augmented, transform),
         val=part(manifest.val_from, manifest.val, plain, None),
@@ -168,7 +172,7 @@ def load_splits(
         task=outlined.task,
         manifest=manifest,
         scale=scale,
-        class_counts=_class_counts(source.train.labels[manifest.train], config, len(outlined.classes)),
+        class_counts=counts,
     )
 
 

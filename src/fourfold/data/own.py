@@ -28,10 +28,17 @@ def from_target(path: str, kwargs: dict[str, Any], task: str, seed: int) -> Sour
         ConfigError: if what comes back is something else.
     """
     function = resolve(path)
-    parameters = inspect.signature(function).parameters
+    taken = inspect.signature(function)
+    given = {**({"seed": seed} if "seed" in taken.parameters else {}), **kwargs}
+    try:
+        taken.bind(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"dataset._target_={path} cannot be called ({error}): give what it takes as dataset.kwargs"
+        ) from error
     with randomness.undisturbed():
         randomness.start(seed)
-        made = function(**kwargs, **({"seed": seed} if "seed" in parameters and "seed" not in kwargs else {}))
+        made = function(**given)
     parts = dict(made) if isinstance(made, dict) else {"train": made}
     if "train" not in parts:
         raise ConfigError(
@@ -46,6 +53,8 @@ def from_target(path: str, kwargs: dict[str, Any], task: str, seed: int) -> Sour
                 f"dataset._target_={path} gave {split}={type(dataset).__name__}: give map-style datasets train, val and test "
                 "(with __len__ and __getitem__), and classes"
             )
+    if len(parts["train"]) == 0:
+        raise ConfigError(f"dataset._target_={path} gave no training image: give some")
     pools = {
         split: Pool(FirstOf(dataset, name=f"{split} of {path}"), _own_labels(dataset, task, path))
         for split, dataset in parts.items()

@@ -131,12 +131,28 @@ class FirstOf:
     def __getitem__(self, index: int) -> Image.Image | Tensor:
         place = index if self.order is None else int(self.order[index])
         try:
-            image = self.dataset[place][0]
-            if isinstance(image, Image.Image):
-                image.load()
+            item = self.dataset[place]
+            if not isinstance(item, tuple | list) or not item:
+                raise ConfigError(f"item {place} of {self.name} is {type(item).__name__}: give pairs of (image, target)")
+            return _image(item[0], f"image {place} of {self.name}")
         except OSError as error:
             raise ConfigError(f"image {place} of {self.name} cannot be read ({error}): replace or remove the file") from error
+
+
+def _image(image: Any, name: str) -> Image.Image | Tensor:
+    """What somebody's dataset calls an image, if it is one; arrays are told as torchvision does, [H, W] or [H, W, C]."""
+    if isinstance(image, Image.Image):
+        image.load()
         return image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] in ((1,), (3,), (4,))):
+        return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    if isinstance(image, Tensor) and image.ndim == 3 and (image.dtype == torch.uint8 or image.is_floating_point()):
+        return image
+    told = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray | Tensor) else "no array"
+    raise ConfigError(
+        f"{name} is of type {type(image).__name__} ({told}): give a PIL image, a tensor [C, H, W] of uint8 or floats, "
+        "or an array [H, W, C] of uint8"
+    )
 
 
 def read_image(path: Path) -> Image.Image:

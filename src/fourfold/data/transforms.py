@@ -215,7 +215,10 @@ def with_channels(image: Any, in_chans: int) -> Any:
         return image.expand(*image.shape[:-3], in_chans, *image.shape[-2:])
     if channels == 3 and in_chans == 1:
         return functional.rgb_to_grayscale(image)
-    raise ConfigError(f"dataset.in_chans={in_chans}, but the images have {channels} channels: set dataset.in_chans={channels}")
+    raise ConfigError(
+        f"dataset.in_chans={in_chans}, but the images, tensors {list(image.shape[-3:])}, have {channels} channels, which stand "
+        f"first: set dataset.in_chans={channels} if that is right"
+    )
 
 
 class Normalizer(nn.Module):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from fourfold.config import ConfigError
 
+TINY = 1e-4  # by which probabilities may add up to something else than 1
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -42,7 +44,7 @@ def forward(net: nn.Module, images: Tensor) -> Tensor:
     """The network's answer to `images`.
 
     Raises:
-        ConfigError: the network refuses such images, or answers with something else than [N, outputs].
+        ConfigError: the network refuses such images, or answers with something else than logits [N, outputs].
     """
     channels, size = images.shape[1:3]
     try:
@@ -56,7 +58,17 @@ def forward(net: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != images.shape[0]:
         seen = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(f"the model answers two images with {seen}: it has to return one tensor [2, outputs]")
+    if _adds_up(output):
+        raise ConfigError(
+            "the model answers with probabilities, which add up to 1, but losses take logits: leave the softmax out of forward"
+        )
     return output
+
+
+def _adds_up(output: Tensor) -> bool:
+    if output.shape[1] < 2 or output.is_meta:
+        return False
+    return bool((output >= 0).all()) and bool(((output.sum(dim=1) - 1).abs() < TINY).all())
 
 
 def trace(net: nn.Module, images: Tensor) -> Trace:
