@@ -198,6 +198,34 @@ def test_images_that_an_earlier_run_has_decoded_are_not_decoded_for_the_frozen_p
     assert len(read) < 30, "of each split a few, to try the cut and to see whether they are still what was decoded"
 
 
+@pytest.mark.parametrize(
+    ("collate", "sizes", "says"),
+    [
+        ("stack", [(40, 40), (50, 30)], "the frozen prefix ends before head"),
+        ("resize", [(40, 40), (50, 30)], "the frozen prefix ends before head"),
+        ("pad", [(40, 40), (50, 30)], "every epoch runs the whole network: its images come with a mask"),
+        ("pad", [(50, 30)], "every epoch runs the whole network: its images come with a mask"),  # each of them alike
+    ],
+)
+def test_images_of_other_shapes_than_the_square_are_batched_as_in_training(
+    collate: str, sizes: list[tuple[int, int]], says: str, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dice = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / f"photos/class{i % 2}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dice.integers(0, 256, (*sizes[i % 3 % len(sizes)], 3), np.uint8)).save(path)
+    photos = [word for word in TINY if not word.startswith("dataset")]
+    photos += ["dataset=image_folder", f"dataset.root={tmp_path}/photos", f"paths.cache={tmp_path}/cache"]
+    photos += ["freeze=classifier_only", f"model.weights={weights}", f"dataset.loader.collate={collate}"]
+    whole = run(compose([*photos, "cache.activations=off"]), tmp_path / "whole")
+    with caplog.at_level(logging.INFO):
+        cached = run(compose(photos), tmp_path / "cached")
+    assert says in caplog.text
+    assert cached["metrics"]["test"] == pytest.approx(whole["metrics"]["test"], rel=1e-4)
+    assert cached["metrics"]["train"] == pytest.approx(whole["metrics"]["train"], rel=1e-4)
+
+
 @pytest.mark.parametrize("room", [10**9, 3000, 100])
 def test_rows_lie_on_the_gpu_where_they_leave_it_most_of_its_memory(
     room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -159,7 +159,7 @@ class Parts:
     def check_features(self) -> None:
         """Hold the stored activations against the whole network, from the image."""
         if self.stored is not None:
-            features.check(self.stored, self.net, self.images[1].dataset, self.kit)
+            features.check(self.stored, self.net, self.images[1], self.kit)
 
     def sample(self) -> drift.Sample | None:
         """The first validation images, as many as surely fit, or what a prefix that never moved has made of them; None where

@@ -219,14 +219,14 @@ def of_test(
     return rows
 
 
-def check(features: Features, net: nn.Module, val: Dataset, kit: Kit) -> None:
+def check(features: Features, net: nn.Module, val: Batches, kit: Kit) -> None:
     """Run a few validation images through the whole network, and compare with the answer from what is stored.
 
     Raises:
         Disagreement: they differ by more than rounding.
     """
     if left := _unanswered(features, features.val, features.val.shown[:SAMPLE]):
-        _check(features, features.val, net, left, [_read(val, left)], kit)
+        _check(features, features.val, net, left, [val.read(left)[0]], kit)
 
 
 def _unanswered(features: Features, stored: ActivationSet, positions: Sequence[int]) -> list[int]:
@@ -284,9 +284,10 @@ def _cut(config: RunConfig, net: nn.Module, images: Dataset, kit: Kit, known: Kn
         return frontier.Split(net, known.cuts[key])  # names alone, which hold for every copy of the network
     if kit.ranks.world > 1:
         raise frontier.NoFrontier("several processes share the run")
-    if kit.takes_mask:
+    if config.dataset.loader.collate == "pad":
         raise frontier.NoFrontier("its images come with a mask")
-    sample = _read(images, list(range(min(SAMPLE, len(images)))))  # type: ignore[arg-type]
+    batches = _batches(config, images)
+    sample = batches.read([*range(min(SAMPLE, batches.images))])[0]
     if len(sample) < 2:
         raise frontier.NoFrontier("one validation image is too few to try a cut on")
     with autocast(kit):
@@ -408,13 +409,6 @@ def _batches(config: RunConfig, images: Dataset) -> Batches:
     """All images once, in their order."""
     loader = replace(config.dataset.loader, sampler="sequential", subset=None, drop_last=False, persistent_workers=False)
     return Batches(images, batch_size=config.trainer.eval_batch_size, accumulate=1, loader=loader, seed=0, shuffle=False)
-
-
-def _read(part: Any, positions: list[int]) -> Tensor:
-    if hasattr(part, "take"):
-        return part.take(positions, 0)[0]
-    with randomness.undisturbed():
-        return torch.stack([part[position][0] for position in positions])
 
 
 def _kept(computed: torch.dtype, asked: str) -> torch.dtype:
