@@ -87,6 +87,9 @@ def test_what_adds_nothing_is_not_in_the_identity(plain: dict[str, Any]) -> None
     off = changed(changed(off, "adapt.name", "none"), "freeze_strategy.adapter.kind", "none")
     before = {group: values for group, values in off.items() if group not in ("regularizer", "adapt")}
     before["freeze_strategy"] = {key: value for key, value in off["freeze_strategy"].items() if key != "adapter"}
+    assert off["dataset"]["folds"] is None
+    before["dataset"] = {key: value for key, value in off["dataset"].items() if key != "folds"}
+    assert run_id(changed(off, "dataset.folds", 5)) != run_id(off)
     assert run_id(before) == run_id(off) != run_id(plain)
     assert folder_name(off).startswith("glyph_digits-resnet18-lora-s0-")
     assert folder_name(plain).startswith("glyph_digits-resnet18-lora_co_tuning_coral-s0-")

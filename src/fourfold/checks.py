@@ -148,6 +148,7 @@ def _check_numbers(config: RunConfig) -> None:
         "dataset.shots": (data.shots, 1),
         "dataset.val_size": (data.val_size, 1),
         "dataset.test_size": (data.test_size, 1),
+        "dataset.folds": (data.folds, 2),
         "dataset.in_chans": (data.in_chans, 1),
         "dataset.loader.num_workers": (data.loader.num_workers, 0),
         "freeze_strategy.unfreeze_every": (freeze.unfreeze_every, 1),

@@ -76,6 +76,7 @@ class DatasetConfig:
     val_size: Optional[int]  # as val_fraction, in images; wins over it
     test_fraction: float  # cut where the dataset brings no test split
     test_size: Optional[int]  # cap on the test images; null keeps all
+    folds: Optional[int]  # cross-validation: split seed i tests the i-th of so many parts; null cuts test_fraction anew
     split_seed: Optional[int]  # of the split; null follows `seed`
     loader: LoaderConfig
 

@@ -126,6 +126,8 @@ def essential(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept = {group: values for group, values in plain.items() if group not in ADDED or values["name"] != "none"}
     if "regularizer" in kept and kept["regularizer"]["name"] != "co_tuning":
         kept["regularizer"] = {key: value for key, value in kept["regularizer"].items() if key not in CO_TUNING}
+    if kept["dataset"].get("folds") is None:
+        kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "folds"}
     freeze = kept["freeze_strategy"]
     if freeze.get("adapter", {}).get("kind") == "none":
         kept["freeze_strategy"] = {key: value for key, value in freeze.items() if key != "adapter"}

@@ -39,6 +39,7 @@ DATASET = DatasetConfig(
     val_size=None,
     test_fraction=0.25,
     test_size=None,
+    folds=None,
     split_seed=None,
     loader=LOADER,
 )

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,44 @@ def test_validation_and_test_are_cut_from_train_and_disjoint_from_it() -> None:
     assert (chosen.val_from, chosen.test_from) == ("train", "train")
     assert sorted([*chosen.train, *chosen.val, *chosen.test]) == list(range(80))
     assert (len(chosen.test), len(chosen.val)) == (20, 12)  # a quarter of 80, a fifth of the other 60
+
+
+def test_folds_test_every_image_once_for_so_many_seeds() -> None:
+    data = source(40, 20, 10)
+    labels = data.train.labels.numpy()
+    parts = [choose(data, dataset(folds=5, val_size=7), seed) for seed in range(10)]
+    for start in (0, 5):  # the second time in other parts
+        assert sorted(np.concatenate([part.test for part in parts[start : start + 5]]).tolist()) == list(range(70))
+        for part in parts[start : start + 5]:
+            assert np.bincount(labels[part.test]).tolist() == [8, 4, 2]
+            assert len(part.val) == 7
+            assert not {*part.test} & {*part.val, *part.train}
+            assert len({*part.test, *part.val, *part.train}) == 70
+    assert {*parts[0].test} != {*parts[5].test}
+    again = choose(data, dataset(folds=5, val_size=7, split_seed=3), 3)
+    assert again.hash == parts[3].hash
+
+
+def test_folds_of_unequal_classes_differ_by_an_image_of_each_class() -> None:
+    data = source(23, 9, 6)
+    found = [np.bincount(data.train.labels[choose(data, dataset(folds=4), seed).test], minlength=3) for seed in range(4)]
+    assert np.sum(found, axis=0).tolist() == [23, 9, 6]
+    assert np.ptp(found, axis=0).tolist() == [1, 1, 1]
+    assert np.ptp(np.sum(found, axis=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "folds", "says"),
+    [
+        (source(6, 6, test=2), 3, "dataset=fake brings a test split: leave folds out"),
+        (source(6, 6), 13, "dataset.folds=13 is more than the 12 images"),
+        (source(6, 1), 2, "class c1 has 1 training image, too few to cut test images from"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(data: Source, folds: int, says: str) -> None:
+    config = dataset(folds=folds)
+    with pytest.raises(ConfigError, match=says):
+        list(map(partial(choose, data, config), range(folds)))
 
 
 def test_official_splits_are_kept() -> None:

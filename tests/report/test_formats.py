@@ -127,6 +127,15 @@ def test_the_methods_paragraph_has_the_studys_numbers(study: Path) -> None:
     assert methods.paragraph(read_study(study / "nothing")) == ""
 
 
+def test_the_methods_paragraph_tells_of_cross_validation(tmp_path: Path) -> None:
+    for seed in range(5):
+        write_run(tmp_path, seed=seed, extra={"dataset": {"folds": 5}})
+    told = methods.paragraph(read_study(tmp_path))
+    assert (
+        "Each cell was repeated with 5 seeds, which test another of 5 stratified folds each, and draw the training and" in told
+    )
+
+
 def test_what_is_cited_is_what_was_used(study: Path) -> None:
     write_run(study, strategy="lp_ft", model="resnet18", extra={"regularizer": {"name": "l2_sp"}})
     keys = methods.keys(read_study(study))

@@ -59,7 +59,8 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
 
     The test images are settled first, then validation, then training, each as a prefix of a stratified order; so a larger
     training set contains the smaller one of the same seed, and neither validation nor test depends on the training size. A
-    test split that the dataset brings is the same for all seeds, `dataset.test_size` or not.
+    test split that the dataset brings is the same for all seeds, `dataset.test_size` or not. With `dataset.folds` the seeds 0
+    to folds - 1 test each image once, the next so many once more, in other parts.
 
     Args:
         seed: Of the split (`dataset.split_seed`, or the run's seed).
@@ -70,7 +71,14 @@ def choose(source: Source, config: DatasetConfig, seed: int) -> Manifest:
     labels = source.train.labels
     train = np.arange(len(labels), dtype=np.int64)
     if source.test is not None:
+        if config.folds is not None:
+            raise ConfigError(
+                f"dataset.folds={config.folds} cuts test images from those of training, but dataset={config.name} brings a "
+                "test split: leave folds out, or put all images into one split"
+            )
         test_from, test = "test", _order(source.test.labels, 0, "test")  # the same images whatever the seed
+    elif config.folds is not None:
+        test_from, (test, train) = "train", _fold(source, train, config.folds, seed)
     else:
         count = max(1, round(config.test_fraction * len(train)))
         test_from, (test, train) = "train", _cut(source, train, count, seed, "test")
@@ -126,8 +134,11 @@ def stratified_order(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _order(labels: Tensor, seed: int, purpose: str) -> np.ndarray:
-    rng = np.random.Generator(np.random.PCG64([seed & (2**64 - 1), *purpose.encode()]))
-    return stratified_order(_strata(labels), rng)
+    return stratified_order(_strata(labels), _rng(seed, purpose))
+
+
+def _rng(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed & (2**64 - 1), *purpose.encode()]))
 
 
 def _strata(labels: Tensor) -> np.ndarray:
@@ -143,17 +154,39 @@ def _strata(labels: Tensor) -> np.ndarray:
     return np.where(alone[strata + 1], -1, strata)  # a label that one image has cannot be divided
 
 
+def _fold(source: Source, left: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take the part of the positions `left` that a seed tests: (taken, what is left).
+
+    Parts differ by at most one image, in all and of each stratum.
+    """
+    if folds > len(left):
+        raise ConfigError(f"dataset.folds={folds} is more than the {len(left)} images: choose at most one for each")
+    labels = source.train.labels[left]
+    shuffled = _rng(seed // folds, "folds").permutation(len(left))
+    dealt = shuffled[np.argsort(_strata(labels)[shuffled], kind="stable")]  # like cards, one stratum after the other
+    part = np.sort(dealt[seed % folds :: folds])
+    taken = left[part[_order(labels[part], seed, "test")]]
+    return _apart(source, left, taken, np.delete(left, part), "test")
+
+
 def _cut(source: Source, left: np.ndarray, count: int, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-    """Take `count` of the positions `left` away from training: (taken, what is left, without copies of what was taken)."""
+    """Take `count` of the positions `left` away from training: (taken, what is left)."""
     word = WORDS[purpose]
     if count >= len(left):
         raise ConfigError(
             f"{count} {word} images cannot be cut from the {len(left)} of train: "
             f"choose a smaller dataset.{purpose}_size, or give a dataset with a {word} split"
         )
-    labels = source.train.labels[left]
-    order = _order(labels, seed, purpose)
-    taken, rest = left[order[:count]], left[order[count:]]
+    order = _order(source.train.labels[left], seed, purpose)
+    return _apart(source, left, left[order[:count]], left[order[count:]], word)
+
+
+def _apart(source: Source, left: np.ndarray, taken: np.ndarray, rest: np.ndarray, word: str) -> tuple[np.ndarray, np.ndarray]:
+    """What was taken of `left`, and the rest without copies of it.
+
+    Raises:
+        ConfigError: nothing is left of a class.
+    """
     _refuse_lost(source, left, rest, word, f"too few to cut {word} images from")
     twice = copies(source.train, rest, source.train, taken)
     if twice:

@@ -108,10 +108,12 @@ def _how(study: Study) -> list[str]:
     splits = _images(study)
     seeds = sorted({cell.chosen.test.n for place in study.places for cell in place.cells})
     repeated = f"Each cell was repeated with {_span(seeds)} {'seed' if seeds == [1] else 'seeds'}, which"
+    folds = _values(runs, "dataset", "folds")
+    drawn = f"test another of {listed(folds)} stratified folds each, and draw" if folds else "draw"
     said += [
         f"Settings and epochs were chosen by the {_metric(study)} on validation images alone{splits}; the test images were "
         "used once per run, after the last choice.",
-        f"{repeated} draw the training and validation images, the new head and the order, and are shared by all strategies.",
+        f"{repeated} {drawn} the training and validation images, the new head and the order, and are shared by all strategies.",
     ]
     return said
 

@@ -185,7 +185,7 @@ class Ledger:
         """Whether this trial's key stands already, or the budget was used up before it."""
         trials = self._trials(study.study_name)
         mine = _key(next(trial for trial in trials if trial.number == number))
-        if any(_key(trial) == mine and trial.number < number for trial in self._standing(trials, cell)):
+        if self._standing([trial for trial in trials if _key(trial) == mine and trial.number < number], cell):
             return True
         first: dict[str, int] = {}
         for trial in trials:
@@ -316,8 +316,8 @@ class Ledger:
         return persevere(lambda: self._studies[name].best_trials)[0]
 
     def view(self) -> list[TrialView]:
-        """The trials of these cells as a reader sees them."""
-        return [each for name in self._cells for each in _views(name, self._trials(name), self._folder)]
+        """The trials of these cells as a reader sees them who is in a hurry, and looks for no results."""
+        return [each for name in self._cells for each in _views(name, self._trials(name), None)]
 
     def fail(self, job: Job, reason: str) -> None:
         """End a job's trial, unless it has ended."""
