@@ -58,6 +58,7 @@ def describe(
         "channels_last": parts.config.trainer.channels_last,
         "compile_seconds": None if parts.compiled is None else parts.compiled.seconds,
         "manifest_hash": parts.splits.manifest.hash,
+        "cut": [name for name in ("val", "test") if getattr(parts.splits.manifest, f"{name}_from") == "train"],
         "copies": _counts(parts.splits.manifest.copies),
         "images": {"train": parts.train.images, "val": parts.val.images, "test": len(parts.splits.test)}
         | ({"unlabelled": parts.unlabelled} if parts.unlabelled else {}),

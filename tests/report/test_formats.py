@@ -129,11 +129,28 @@ def test_the_methods_paragraph_has_the_studys_numbers(study: Path) -> None:
 
 def test_the_methods_paragraph_tells_of_cross_validation(tmp_path: Path) -> None:
     for seed in range(5):
-        write_run(tmp_path, seed=seed, extra={"dataset": {"folds": 5}})
+        write_run(tmp_path, seed=seed, extra={"dataset": {"folds": 5}}, cut=["val", "test"])
     told = methods.paragraph(read_study(tmp_path))
     assert (
         "Each cell was repeated with 5 seeds, which test another of 5 stratified folds each, and draw the training and" in told
     )
+
+
+@pytest.mark.parametrize(
+    ("cut", "split_seed", "says"),
+    [
+        (["val", "test"], None, "which draw the training, validation and test images, the new head and the order"),
+        (["val"], None, "which draw the training and validation images, the new head"),
+        ([], None, "which draw the training images, the new head"),
+        (["val", "test"], 0, "which draw the new head and the order"),
+    ],
+)
+def test_the_methods_paragraph_says_what_a_seed_decides(
+    cut: list[str], split_seed: int | None, says: str, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, extra={"dataset": {"split_seed": split_seed}}, cut=cut)
+    assert says in methods.paragraph(read_study(tmp_path))
 
 
 def test_what_is_cited_is_what_was_used(study: Path) -> None:

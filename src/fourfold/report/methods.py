@@ -108,14 +108,23 @@ def _how(study: Study) -> list[str]:
     splits = _images(study)
     seeds = sorted({cell.chosen.test.n for place in study.places for cell in place.cells})
     repeated = f"Each cell was repeated with {_span(seeds)} {'seed' if seeds == [1] else 'seeds'}, which"
-    folds = _values(runs, "dataset", "folds")
-    drawn = f"test another of {listed(folds)} stratified folds each, and draw" if folds else "draw"
     said += [
         f"Settings and epochs were chosen by the {_metric(study)} on validation images alone{splits}; the test images were "
         "used once per run, after the last choice.",
-        f"{repeated} {drawn} the training and validation images, the new head and the order, and are shared by all strategies.",
+        f"{repeated} {_drawn(runs)}the new head and the order, and are shared by all strategies.",
     ]
     return said
+
+
+def _drawn(runs: Sequence[Result]) -> str:
+    """What a seed decides, as far as images go."""
+    if len(_values(runs, "dataset", "split_seed")) == 1:
+        return "draw "
+    folds = _values(runs, "dataset", "folds")
+    cut = {split for run in runs for split in run.cut if not (folds and split == "test")}
+    parts = listed(["training", *(word for split, word in (("val", "validation"), ("test", "test")) if split in cut)])
+    tested = f"test another of {listed(folds)} stratified folds each, and " if folds else ""
+    return f"{tested}draw the {parts} images, "
 
 
 def _statistics(study: Study) -> list[str]:

@@ -51,6 +51,7 @@ class Result:
     val: Mapping[str, float]
     test: Mapping[str, float]
     images: Mapping[str, int]  # how many in train, val, test; empty where the run did not say
+    cut: tuple[str, ...]  # of val and test those that were cut from the training images, by the split's seed
     copies: Mapping[str, int]  # how many in val and test are copies of training images; empty where nobody could tell
     chance: float | None  # accuracy of always answering the most frequent class of the test split
     epochs: int
@@ -178,6 +179,7 @@ def _parse(content: Mapping[str, Any], folder: Path) -> Result:
         val={name: float(value) for name, value in metrics["val"].items() if value is not None},
         test={name: float(value) for name, value in metrics["test"].items() if value is not None},
         images={split: int(number) for split, number in (content.get("images") or {}).items()},
+        cut=tuple(map(str, content.get("cut", ("val",)))),  # an older run did not say
         copies={split: int(number) for split, number in (content.get("copies") or {}).items()},
         chance=_chance(content.get("confusion")),
         epochs=int(content.get("epochs") or config["trainer"]["epochs"]),
