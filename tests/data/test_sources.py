@@ -137,11 +137,13 @@ def test_its_own_val_and_test_folders_are_kept(tmp_path: Path, train: str, val: 
     assert [len(pool.labels) for pool in (source.train, source.val, source.test)] == [8, 4, 6]
 
 
-def test_a_train_folder_alone_is_enough(tmp_path: Path) -> None:
+def test_a_train_folder_alone_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("cat", "dog"):
         write_image(tmp_path / "train" / name / "1.png")
+        write_image(tmp_path / "tset" / name / "1.png")
     source = opened(folder(tmp_path))
     assert (source.classes, source.val, source.test) == (("cat", "dog"), None, None)
+    assert "passed over tset/ beside train/, since no split is called so" in caplog.text
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -158,6 +160,16 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "test" / "one" / "a.png")
     with pytest.raises(ConfigError, match="has test/ but no train/"):
         opened(folder(tmp_path))
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
+    for name in ("Bus", "Train"):
+        write_image(tmp_path / name / "1.png")
+    assert opened(folder(tmp_path)).classes == ("Bus", "Train")
+    for name in ("train", "test"):  # but these hold no classes
+        write_image(tmp_path / "flat" / name / "1.png")
+    with pytest.raises(ConfigError, match="flat/train holds no folders: put the images of each class"):
+        opened(folder(tmp_path / "flat"))
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:

@@ -28,8 +28,12 @@ def image_folder(root: Path) -> Source:
     if not root.is_dir():
         raise ConfigError(f"dataset.root={root} is not a folder: give the folder that holds one folder of images per class")
     folders: dict[str, Path] = {}
-    for path in _folders(root):
+    every = _folders(root)
+    others = [path for path in every if path.name.lower() not in SPLIT_NAMES]
+    for path in every:
         split = SPLIT_NAMES.get(path.name.lower())
+        if others and _holds_images_alone(path):
+            continue  # a class that is called so, such as Train beside Bus
         if split in folders:
             raise ConfigError(
                 f"dataset.root={root} has {folders[split].name}/ and {path.name}/, which both mean {split}: keep one"
@@ -39,6 +43,9 @@ def image_folder(root: Path) -> Source:
     if folders and "train" not in folders:
         names = " and ".join(f"{path.name}/" for path in folders.values())
         raise ConfigError(f"dataset.root={root} has {names} but no train/: add it, or give the folder of the classes")
+    if folders and others:
+        beside = ", ".join(f"{path.name}/" for path in others[:5])
+        log.warning("%s: passed over %s beside train/, since no split is called so", root, beside)
     folders = folders or {"train": root}
     classes = tuple(path.name for path in _folders(folders["train"]))
     if not classes:
@@ -81,6 +88,10 @@ def _folder_pool(folder: Path, classes: tuple[str, ...], split: str, passed_over
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _holds_images_alone(folder: Path) -> bool:
+    return not _folders(folder) and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _image_files(folder: Path, passed_over: Counter[str]) -> list[Path]:
