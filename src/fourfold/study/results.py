@@ -11,13 +11,8 @@ from fourfold import identity
 from fourfold.files import read_json, read_jsonl
 
 RUN_FILES = frozenset({"result.json", "config.json", "failure.json"})  # any of them makes a folder a run's folder
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-)  # what foreign, torn (ValueError) or closed files lead to
+# what foreign, torn (ValueError) or closed files lead to
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
